@@ -1,0 +1,1 @@
+"""Public addresses that can be moved from one host to another."""

@@ -1,0 +1,149 @@
+"""Every error drtool raises, and the exit status each one ends with.
+
+    DrtoolError                      1   a defect in drtool, or something it has no better name for
+    ├── ConfigError                  3   drtool.toml says something it may not say
+    ├── SecretExposed                4   a file with a secret in it can be read by others
+    ├── SealError                    5   no recipient, or one that age does not understand
+    ├── HostUnfit                    6   the host is not what the work needs (no GitLab, leftovers, …)
+    ├── StoreError                  10   the store did not do it, after every sensible retry
+    │   ├── StoreAccessDenied       11   wrong credentials, or not allowed
+    │   ├── BucketMissing           12   the bucket or directory is not there
+    │   ├── StoreFull               13   no room, or a quota
+    │   ├── ObjectMissing           14   no such object
+    │   ├── ObjectExists            15   something is there already, and must not be replaced
+    │   └── StoreTransient          10   may work in a moment; retried before anybody sees it
+    ├── SetMissing                  14   no such backup set
+    ├── CommandFailed               16   a program on a host ended with an error, or could not be started
+    ├── Busy                        17   another run holds the lock
+    ├── BackupFailed                18   GitLab's own backup did not produce what it must
+    ├── VersionMismatch             20   the target does not run exactly the set's GitLab version
+    ├── SetDamaged                  21   stored bytes are not what the manifest says
+    │   └── UnsafeMember            26   an archive member wants to leave its directory
+    ├── TargetHoldsData             23   the target has projects, and nobody said to replace them
+    ├── FormatTooNew                24   written by a newer drtool
+    ├── IdentityMismatch            25   none of the given identities opens the seal
+    ├── SignatureInvalid            27   no signature, a wrong one, or by a key that is not trusted
+    ├── RestoreFailed               28   the restore ran, and what it left is not what the set holds
+    └── ResumeError                 29   the journal does not fit what is asked
+
+2 is click's own status for a wrong command line, 22 is kept for breached objectives, 130 for Ctrl-C.
+The class carries the status, the instance a ``hint``: one sentence, what to do next.
+The library raises; only ``cli.main`` turns an error into text and a status.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class DrtoolError(Exception):
+    """Base of everything raised on purpose. ``str()`` is one line without secrets."""
+
+    exit_status: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class ConfigError(DrtoolError):
+    exit_status = 3
+
+
+class SecretExposed(DrtoolError):
+    exit_status = 4
+
+
+class SealError(DrtoolError):
+    exit_status = 5
+
+
+class HostUnfit(DrtoolError):
+    exit_status = 6
+
+
+class StoreError(DrtoolError):
+    exit_status = 10
+
+
+class StoreTransient(StoreError):
+    """Known to be worth another try: a dropped connection, a 5xx, a throttle. Nothing else is retried."""
+
+
+class StoreAccessDenied(StoreError):
+    exit_status = 11
+
+
+class BucketMissing(StoreError):
+    exit_status = 12
+
+
+class StoreFull(StoreError):
+    exit_status = 13
+
+
+class ObjectMissing(StoreError):
+    exit_status = 14
+
+
+class ObjectExists(StoreError):
+    exit_status = 15
+
+
+class SetMissing(DrtoolError):
+    exit_status = 14
+
+
+class CommandFailed(DrtoolError):
+    """A command ended badly. ``status`` is None when it could not be started or ran out of time."""
+
+    exit_status = 16
+
+    def __init__(self, message: str, *, status: int | None = None, stderr: str = "", hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.status = status
+        self.stderr = stderr
+
+
+class Busy(DrtoolError):
+    exit_status = 17
+
+
+class BackupFailed(DrtoolError):
+    exit_status = 18
+
+
+class VersionMismatch(DrtoolError):
+    exit_status = 20
+
+
+class SetDamaged(DrtoolError):
+    exit_status = 21
+
+
+class UnsafeMember(SetDamaged):
+    exit_status = 26
+
+
+class TargetHoldsData(DrtoolError):
+    exit_status = 23
+
+
+class FormatTooNew(DrtoolError):
+    exit_status = 24
+
+
+class IdentityMismatch(DrtoolError):
+    exit_status = 25
+
+
+class SignatureInvalid(DrtoolError):
+    exit_status = 27
+
+
+class RestoreFailed(DrtoolError):
+    exit_status = 28
+
+
+class ResumeError(DrtoolError):
+    exit_status = 29

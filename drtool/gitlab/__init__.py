@@ -1,0 +1,1 @@
+"""What GitLab's own artefacts mean."""
