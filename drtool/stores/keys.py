@@ -29,6 +29,11 @@ def check_key(key: str) -> str:
     return key
 
 
+def is_name(name: str) -> bool:
+    """Say whether this, less a "/" at its end, can be one segment of a key."""
+    return name not in ("", ".", "..") and _ALLOWED.match(name) is not None
+
+
 def check_prefix(prefix: str) -> str:
     """Return ``prefix``, or raise StoreError. It may be empty, and its last segment may be only a beginning."""
     folder, _, beginning = prefix.rpartition("/")

@@ -1,0 +1,178 @@
+"""A stream that cannot be rewound, sent to an object store in parts.
+
+The one place that decides part sizes, how much memory an upload takes, and that nothing becomes an object before
+the producer said it is done. Adapters bring a ``PartSink``: four calls and no loop.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from typing import BinaryIO, Protocol
+
+from drtool.errors import StoreError
+from drtool.stores.retry import Backoff
+
+MIB = 1 << 20
+PART_SIZE = 16 * MIB
+MOST_PARTS = 10_000  # S3 and OSS alike
+LARGEST_PART = 5 << 30  # S3: 5 GiB, any part
+SMALLEST_PART = 5 * MIB  # S3: 5 MiB, but for the last
+FLAT_PARTS = 64  # 1 GiB at the default size: a volume never sees a part grow
+_READ = MIB
+
+
+class PartSink(Protocol):
+    """One object on its way into a store. Made for one upload and thrown away after it.
+
+    ``put_whole`` alone, or ``start``, ``send_part`` for 1, 2, 3, … (any order, several threads), then ``complete``
+    or ``abort``. Each maps its errors; all but ``send_part`` do their own retrying, as only they know what a lost
+    answer may have left behind.
+    """
+
+    def put_whole(self, content: bytearray) -> None:
+        """Store an object that fits into one part."""
+        ...
+
+    def start(self) -> None: ...
+
+    def send_part(self, number: int, content: bytearray) -> None:
+        """Send one part, once. StoreTransient asks for another try with the same bytes."""
+        ...
+
+    def complete(self) -> None:
+        """Make the object visible. Only now."""
+        ...
+
+    def abort(self) -> None:
+        """Drop every part. No ``send_part`` is running any more; ``start`` may have failed, then do nothing."""
+        ...
+
+
+def part_sizes(first: int, size_hint: int | None) -> Iterator[int]:
+    """Yield the size of part 1, 2, 3, … up to the last one a store takes.
+
+    All parts are ``first`` bytes for as long as the hint goes (``FLAT_PARTS`` without one, larger ones if 5,000
+    parts would not carry the hint), then each is 1/16 larger than the one before. So every stream of up to 48 TiB
+    fits into 10,000 parts whether or not anybody knew its size, at the price of parts of about 6 % of what was
+    sent already: whoever streams more than a few GiB should say so.
+    """
+    size = min(LARGEST_PART, max(first, _whole_mib((size_hint or 0) // (MOST_PARTS // 2))))
+    flat = max(FLAT_PARTS, (size_hint or 0) // size + 1)
+    for number in range(1, MOST_PARTS + 1):
+        yield size
+        if number >= flat:
+            size = min(LARGEST_PART, _whole_mib(size + size // 16))
+
+
+def upload(
+    source: BinaryIO,
+    sink: PartSink,
+    *,
+    size_hint: int | None = None,
+    part_size: int = PART_SIZE,
+    concurrency: int = 4,
+    backoff: Backoff | None = None,
+) -> int:
+    """Send all of ``source`` and return its size; whatever goes wrong, abort and raise it unchanged.
+
+    What fits into one part is one put. Memory: ``concurrency`` parts (at least two); once parts grow, as many as
+    fit into the same room, but two.
+    """
+    sizes = part_sizes(part_size, size_hint)
+    size = next(sizes)
+    first, ended = _read_part(source, size)
+    second, ended = (bytearray(), True) if ended else _read_part(source, next(sizes))
+    if not second:
+        sink.put_whole(first)
+        return len(first)
+    senders = _Senders(sink, concurrency, room=concurrency * size, backoff=backoff or Backoff())
+    try:
+        sink.start()
+        senders.send(first)
+        senders.send(second)
+        # The buffers must not be held here while later ones are read: that would be two parts more in memory.
+        del first, second
+        while not ended:
+            ended = _read_and_send(source, senders, next(sizes, None))
+        senders.finish()
+        sink.complete()
+    except BaseException as error:
+        senders.stop()
+        try:
+            sink.abort()
+        except StoreError as failure:
+            error.add_note(f"and the unfinished upload could not be removed: {failure}")
+        raise
+    return senders.sent
+
+
+def _read_and_send(source: BinaryIO, senders: _Senders, size: int | None) -> bool:
+    """Send one more part; say whether the source ended. ``size`` of None: there must not be one more."""
+    if size is None:
+        if source.read(1):
+            raise StoreError(f"more than {MOST_PARTS} parts after {senders.sent} bytes: the size hint was far too low")
+        return True
+    senders.make_room(size)
+    part, ended = _read_part(source, size)
+    if part:
+        senders.send(part)
+    return ended
+
+
+def _read_part(source: BinaryIO, size: int) -> tuple[bytearray, bool]:
+    """Read ``size`` bytes, or fewer and True when the source said it is done. It is not asked again after that."""
+    part = bytearray()
+    while len(part) < size:
+        chunk = source.read(min(_READ, size - len(part)))
+        if len(chunk) == 0:  # not `if not chunk`: None, of a source that does not block, is no end
+            return part, True
+        part += chunk
+    return part, False
+
+
+class _Senders:
+    """Threads that send parts, and the count of what they have in hand."""
+
+    def __init__(self, sink: PartSink, concurrency: int, *, room: int, backoff: Backoff) -> None:
+        self.sent = 0
+        self._sink, self._concurrency, self._room, self._backoff = sink, concurrency, room, backoff
+        self._numbers = 0
+        self._in_hand: set[Future[None]] = set()
+        self._give_up = threading.Event()
+        self._threads = ThreadPoolExecutor(concurrency, "part")
+
+    def make_room(self, size: int) -> None:
+        """Wait until one more part of ``size`` may be read. Raises what a finished part failed with."""
+        beside_it = min(self._concurrency, max(2, self._room // size)) - 1
+        while len(self._in_hand) > beside_it:
+            self._collect(wait(self._in_hand, return_when=FIRST_COMPLETED).done)
+
+    def send(self, part: bytearray) -> None:
+        self._numbers += 1
+        self.sent += len(part)
+        self._in_hand.add(self._threads.submit(self._send, self._numbers, part))
+
+    def finish(self) -> None:
+        """Wait for every part; raise what one failed with."""
+        while self._in_hand:
+            self._collect(wait(self._in_hand, return_when=FIRST_COMPLETED).done)
+        self._threads.shutdown()
+
+    def stop(self) -> None:
+        """End every thread: a part that arrives after the abort would be kept, and charged for, without an end."""
+        self._give_up.set()
+        self._threads.shutdown(cancel_futures=True)
+
+    def _send(self, number: int, part: bytearray) -> None:
+        self._backoff.retrying(self._give_up)(self._sink.send_part, number, part)
+
+    def _collect(self, done: set[Future[None]]) -> None:
+        self._in_hand -= done
+        for future in done:
+            future.result()
+
+
+def _whole_mib(size: int) -> int:
+    return -(-size // MIB) * MIB
