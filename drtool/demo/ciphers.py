@@ -33,7 +33,7 @@ RAILS_COMPRESSES_ABOVE = 140
 Digest = Literal["sha1", "sha256"]
 
 
-class CannotDecrypt(Exception):  # noqa: N818  (a fact about a value, in the words of the doctor's count)
+class CannotDecrypt(Exception):
     """The key does not open the value, or the value is not of a known layout. The text names neither."""
 
 
