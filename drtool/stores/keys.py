@@ -29,6 +29,15 @@ def check_key(key: str) -> str:
     return key
 
 
+def is_key(key: str) -> bool:
+    """Say whether ``check_key`` would let this pass."""
+    try:
+        check_key(key)
+    except StoreError:
+        return False
+    return True
+
+
 def is_name(name: str) -> bool:
     """Say whether this, less a "/" at its end, can be one segment of a key."""
     return name not in ("", ".", "..") and _ALLOWED.match(name) is not None

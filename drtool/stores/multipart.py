@@ -54,9 +54,9 @@ def part_sizes(first: int, size_hint: int | None) -> Iterator[int]:
     """Yield the size of part 1, 2, 3, … up to the last one a store takes.
 
     All parts are ``first`` bytes for as long as the hint goes (``FLAT_PARTS`` without one, larger ones if 5,000
-    parts would not carry the hint), then each is 1/16 larger than the one before. So every stream of up to 48 TiB
-    fits into 10,000 parts whether or not anybody knew its size, at the price of parts of about 6 % of what was
-    sent already: whoever streams more than a few GiB should say so.
+    parts would not carry the hint), then each is 1/16 larger than the one before. So with a true hint, or none,
+    10,000 parts carry 48 TiB. Without one the price is parts of about 6 % of what was sent already: 5 GiB is the
+    largest part, so few may be small. Whoever streams more than a few GiB should give a hint.
     """
     size = min(LARGEST_PART, max(first, _whole_mib((size_hint or 0) // (MOST_PARTS // 2))))
     flat = max(FLAT_PARTS, (size_hint or 0) // size + 1)
