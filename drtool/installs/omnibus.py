@@ -1,0 +1,266 @@
+"""What to run, and where things are, on a GitLab of the Linux package (Omnibus). Nothing here runs anything.
+
+Sources: the package's wrapper scripts and GitLab's backup code, 18.9, and its restore documentation.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from fnmatch import fnmatchcase
+from pathlib import PurePosixPath
+from typing import Final, Literal
+
+from drtool.core.command import Command
+from drtool.errors import CommandFailed, ConfigError, HostUnfit
+
+MINUTE: Final = timedelta(minutes=1)
+HOUR: Final = timedelta(hours=1)
+_ROOT: Final = PurePosixPath("/")
+
+# Blanks would be split by the wrapper, which forwards its arguments unquoted; GitLab takes the base name of a path.
+_BACKUP_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_WORD = re.compile(r"[a-z][a-z0-9_-]*")
+
+_REQUIRED_CONFIG = ("etc/gitlab/gitlab.rb", "etc/gitlab/gitlab-secrets.json")
+# All of /etc/gitlab, because gitlab.rb may read other files there; in Docker the SSH host keys are in it as well.
+_OPTIONAL_CONFIG = ("etc/gitlab/*", "etc/ssh/ssh_host_*", "opt/gitlab/version-manifest.txt")
+# What `gitlab-ctl backup-etc` piles up there, config of other days.
+_NEVER_CONFIG = ("etc/gitlab/config_backup",)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One name in a directory, as ``list_directory`` finds it."""
+
+    name: str
+    kind: Literal["file", "directory", "symlink", "other"]
+    size: int
+    mode: int
+    modified_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Omnibus:
+    """A package installation below ``root`` (``/`` but for a sandbox). ``backups`` overrides where backups are kept."""
+
+    root: PurePosixPath = _ROOT
+    backups: PurePosixPath | None = None
+
+    @property
+    def backup_path(self) -> PurePosixPath:
+        return self.backups or self.root / "var/opt/gitlab/backups"
+
+    @property
+    def version_file(self) -> PurePosixPath:
+        """The file whose content restore compares, character for character."""
+        return self._rails / "VERSION"
+
+    @property
+    def pid_file(self) -> PurePosixPath:
+        """The lock of GitLab's own backup and restore, since 15.5; holds a process id since 16.0."""
+        return self._rails / "tmp/backup_restore.pid"
+
+    @property
+    def secrets_file(self) -> PurePosixPath:
+        return self.root / "etc/gitlab/gitlab-secrets.json"
+
+    @property
+    def config_directories(self) -> tuple[PurePosixPath, ...]:
+        """The directories to list before ``config_paths`` can choose."""
+        return tuple(self.root / name for name in ("etc/gitlab", "etc/ssh", "opt/gitlab"))
+
+    def config_paths(self, found: Iterable[PurePosixPath]) -> tuple[str, ...]:
+        """Choose, among the paths found in ``config_directories``, what the config archive holds: relative to ``root``.
+
+        Sorted. Raises HostUnfit when gitlab.rb or gitlab-secrets.json is not among them: without either no restore
+        is complete.
+        """
+        names = {str(path.relative_to(self.root)) for path in found}
+        for required in _REQUIRED_CONFIG:
+            if required not in names:
+                raise HostUnfit(f"{self.root / required} is not there", hint="Run drtool as root, on the GitLab host.")
+        patterns = _REQUIRED_CONFIG + _OPTIONAL_CONFIG
+        chosen = {name for name in names if any(_matches(name, pattern) for pattern in patterns)}
+        return tuple(sorted(chosen - set(_NEVER_CONFIG)))
+
+    def create_backup(self, backup_id: str, *, skip: Sequence[str] = ("tar",)) -> Command:
+        """Make a backup; with ``tar`` skipped its members stay loose in ``backup_path``.
+
+        Without CRON=1, which would hide even error lines from us.
+        """
+        words = ("create", f"BACKUP={_checked_id(backup_id)}")
+        return self._program("gitlab-backup", *words, *([f"SKIP={_joined(skip)}"] if skip else []))
+
+    def restore_backup(self, backup_id: str | None = None) -> Command:
+        """Restore that archive, or the loose members in ``backup_path``; asks nothing.
+
+        ``force=yes``, in exactly these letters, answers the prompts for tables and authorized_keys; only
+        GITLAB_ASSUME_YES the one after SQL errors.
+        """
+        chosen = () if backup_id is None else (f"BACKUP={_checked_id(backup_id)}",)
+        return self._program("gitlab-backup", "restore", *chosen, "force=yes", "GITLAB_ASSUME_YES=1")
+
+    def stop(self, service: str) -> Command:
+        """Stop one service: gitlab-ctl takes a single name."""
+        return self._control("stop", _word(service))
+
+    def start(self, service: str | None = None) -> Command:
+        """Start one service, or all."""
+        return self._control("start", *([] if service is None else [_word(service)]))
+
+    def status(self) -> Command:
+        """Show every service. Its exit status is not 0 when one is down; only the text tells which."""
+        return self._control("status")
+
+    def reconfigure(self) -> Command:
+        return self._program("gitlab-ctl", "reconfigure", timeout=HOUR)
+
+    def gitlab_check(self) -> Command:
+        """Exits 0 whatever it finds; SANITIZE keeps project names out of the output."""
+        return self._program("gitlab-rake", "gitlab:check", "SANITIZE=true", timeout=HOUR)
+
+    def doctor_secrets(self) -> Command:
+        """Try to decrypt every encrypted row. Exits 0 whatever it finds; hours on a large instance."""
+        return self._program("gitlab-rake", "gitlab:doctor:secrets", timeout=12 * HOUR)
+
+    def ready(self) -> Command:
+        """Ask GitLab itself, from this host, whether it serves."""
+        return self._program("gitlab-healthcheck", "--fail", "--max-time", "10", timeout=MINUTE)
+
+    def count_projects(self) -> Command:
+        """Print the number of projects. Fails on a database without tables; see ``find_projects_table``."""
+        return self._query("SELECT count(*) FROM projects")
+
+    def find_projects_table(self) -> Command:
+        """Print 1 if there is a table of projects, else 0: an interrupted restore leaves none."""
+        return self._query("SELECT count(*) FROM pg_class WHERE oid = to_regclass('public.projects')")
+
+    @property
+    def _rails(self) -> PurePosixPath:
+        return self.root / "opt/gitlab/embedded/service/gitlab-rails"
+
+    def _program(self, name: str, *arguments: str, timeout: timedelta | None = None) -> Command:
+        # Absolute: cron's PATH and that of an ssh command do not have it.
+        return Command((str(self.root / "opt/gitlab/bin" / name), *arguments), timeout)
+
+    def _control(self, *words: str) -> Command:
+        return self._program("gitlab-ctl", *words, timeout=10 * MINUTE)
+
+    def _query(self, sql: str) -> Command:
+        return self._program("gitlab-psql", "-d", "gitlabhq_production", "-At", "-c", sql, timeout=10 * MINUTE)
+
+
+def read_file(path: PurePosixPath) -> Command:
+    """Print a file."""
+    return Command(("cat", "--", str(path)), MINUTE)
+
+
+def list_directory(path: PurePosixPath) -> Command:
+    """Print what is directly in a directory, for ``parse_listing``. Fails if there is no such directory."""
+    # -H: the directory itself may be a symbolic link, often to a larger disk.
+    return Command(
+        ("find", "-H", str(path), "-mindepth", "1", "-maxdepth", "1", "-printf", r"%y %s %m %T@ %f\0"), 10 * MINUTE
+    )
+
+
+def parse_listing(output: bytes) -> tuple[Entry, ...]:
+    """Read what ``list_directory`` printed; sorted by name. CommandFailed if it is something else."""
+    records = output.split(b"\0")
+    if records.pop() != b"":
+        raise CommandFailed("the listing of a directory breaks off")
+    return tuple(sorted(map(_entry, records), key=lambda entry: entry.name))
+
+
+def pack(directory: PurePosixPath, names: Sequence[str], *, follow_links: bool = False) -> Command:
+    """Print a tar of these names, in this order, and everything below them; the same tree gives the same bytes.
+
+    Owners go by name, because their numbers differ from host to host. ``follow_links`` stores what links point to,
+    as ``gitlab-ctl backup-etc`` does: certificates are often links to /etc/letsencrypt. Fails, with status 1, if a
+    file changes meanwhile.
+    """
+    return Command(
+        ("tar", f"--directory={directory}", "--create", "--file=-", "--format=gnu", "--sort=name",
+         *(["--dereference", "--hard-dereference"] if follow_links else []), "--", *map(_inside, names))
+    )  # fmt: skip
+
+
+def unpack(directory: PurePosixPath) -> Command:
+    """Unpack a tar from standard input; owners, as root, and modes are those in the archive.
+
+    What is there already is unlinked and made anew, so no link that lies in the way is followed. Modes of existing
+    directories are replaced too (no --no-overwrite-dir): a private directory of the set has to be private again.
+    Names must have been judged before (TarScanner); tar itself strips a leading slash and refuses ``..``.
+    """
+    return Command(("tar", f"--directory={directory}", "--extract", "--file=-", "--preserve-permissions"))
+
+
+def remove(directory: PurePosixPath, names: Sequence[str]) -> Command:
+    """Remove exactly these children of a directory, with everything in them. A missing one is no error."""
+    return Command(("rm", "-rf", "--", *(str(directory / _child(name)) for name in names)))
+
+
+def make_directory(path: PurePosixPath, *, mode: int = 0o700) -> Command:
+    """Make a directory and its parents. One that is there stays as it is."""
+    return Command(("mkdir", "--parents", f"--mode={mode:04o}", "--", str(path)), MINUTE)
+
+
+def rename(source: PurePosixPath, target: PurePosixPath) -> Command:
+    """Rename, replacing a file or an empty directory; never moves into a directory that is there."""
+    return Command(("mv", "--force", "--no-target-directory", "--", str(source), str(target)))
+
+
+def _entry(record: bytes) -> Entry:
+    fields = record.decode("utf-8", "surrogateescape").split(" ", 4)
+    try:
+        flag, size, mode, modified, name = fields
+        moment = datetime.fromtimestamp(float(modified), UTC)
+        return Entry(name, _kind(flag), int(size), int(mode, 8), moment)
+    except ValueError as error:
+        raise CommandFailed(f"not a line of a directory's listing: {record[:80]!r}") from error
+
+
+def _kind(flag: str) -> Literal["file", "directory", "symlink", "other"]:
+    match flag:
+        case "f":
+            return "file"
+        case "d":
+            return "directory"
+        case "l":
+            return "symlink"
+        case _:
+            return "other"
+
+
+def _matches(name: str, pattern: str) -> bool:
+    return name.count("/") == pattern.count("/") and fnmatchcase(name, pattern)
+
+
+def _checked_id(backup_id: str) -> str:
+    if not _BACKUP_ID.fullmatch(backup_id):
+        raise ConfigError(f"{backup_id!r} cannot be a backup's id: letters, digits, dot, hyphen, underscore")
+    return backup_id
+
+
+def _joined(skip: Sequence[str]) -> str:
+    return ",".join(map(_word, skip))
+
+
+def _word(text: str) -> str:
+    if not _WORD.fullmatch(text):
+        raise ConfigError(f"{text!r} is no name of a service or component")
+    return text
+
+
+def _inside(name: str) -> str:
+    if not name or name.startswith(("/", "-")) or ".." in name.split("/"):
+        raise ConfigError(f"{name!r} is no relative path")
+    return name
+
+
+def _child(name: str) -> str:
+    if name in {"", ".", ".."} or "/" in name:
+        raise ConfigError(f"{name!r} is no name in a directory")
+    return name
