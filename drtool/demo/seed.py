@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-from drtool.demo import seed_files, seed_rows
+from drtool.demo import seed_files, seed_rows, seed_sql
 from drtool.demo.ciphers import Keys
+from drtool.demo.encrypter import Encrypter
 from drtool.demo.population import Population
 from drtool.demo.sandbox import Sandbox
 from drtool.demo.seed_files import StoredFile
@@ -22,7 +23,8 @@ def seed(sandbox: Sandbox, *, projects: int = 24, bulk_bytes: int = 0) -> None:
     secrets = json.loads(sandbox.gitlab_secrets.read_text(encoding="utf-8"))
     keys, population = Keys.of(secrets), Population(projects)
     signing_key = secrets["gitlab_rails"]["openid_connect_signing_key"]
-    sandbox.sql(seed_rows.script(population, keys, oidc_signing_key=signing_key))
+    rows = seed_rows.tables(population, Encrypter(keys), oidc_signing_key=signing_key)
+    sandbox.sql(seed_sql.script(rows))
     seed_repositories(sandbox, population)
     seed_files.write_files(sandbox.data, _files(population, keys, bulk_bytes))
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from drtool.demo.population import Population, Project, made_bytes
 from drtool.demo.sandbox import Sandbox
+from drtool.demo.seed_files import lfs_objects
 from drtool.errors import CommandFailed
 
 _FIRST_COMMIT = 1_736_424_000  # 2025-01-09 12:00 UTC
@@ -115,8 +116,14 @@ def _source_history(project: Project, author: str) -> _Stream:
 
 
 def _picture(project: Project) -> dict[str, bytes]:
-    content = made_bytes(f"picture/{project.id}", 6000 + 500 * (project.id % 7))
-    return {"docs/chart.bin": content, ".gitattributes": b"*.psd filter=lfs diff=lfs merge=lfs -text\n"}
+    """Make a file that does not compress; in the first project also one that lives in LFS, with its pointer in git."""
+    files = {"docs/chart.bin": made_bytes(f"picture/{project.id}", 6000 + 500 * (project.id % 7))}
+    if project.id == 1:
+        plan = lfs_objects()[0]
+        pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{plan.sha256}\nsize {len(plan.content)}\n"
+        files["docs/plan.psd"] = pointer.encode()
+        files[".gitattributes"] = b"*.psd filter=lfs diff=lfs merge=lfs -text\n"
+    return files
 
 
 def _wiki_history(project: Project, author: str) -> _Stream:

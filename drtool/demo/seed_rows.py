@@ -1,157 +1,35 @@
-"""The rows of the seeded instance, as one SQL script with ``COPY``.
-
-Every encrypted column is filled with the keys given; nonces come from the names of table, row and column.
-"""
+"""The rows of the seeded instance, table by table in the order of their foreign keys."""
 
 from __future__ import annotations
 
 import base64
-import json
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from importlib import resources
 
-from drtool.demo import ciphers, seed_files
-from drtool.demo.ciphers import BLOCK_SIZE, NONCE_SIZE, Columns, Keys
+from drtool.demo import seed_files
+from drtool.demo.encrypter import Encrypter
 from drtool.demo.population import Population, Project, made_bytes
-
-Cell = None | bool | int | str | bytes | datetime | tuple[int, ...]
+from drtool.demo.seed_secret_rows import automation_tables, instance_tables
+from drtool.demo.seed_sql import Cell, Table
 
 _BEGINNING = datetime(2025, 1, 9, 12, tzinfo=UTC)
-_ESCAPES = str.maketrans({"\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r"})
 
 
-@dataclass(frozen=True, slots=True)
-class Table:
-    """Rows for ``COPY``; ``name`` is without its schema, ``columns`` is one string with blanks between."""
-
-    name: str
-    columns: str
-    rows: Iterable[Sequence[Cell]]
-
-
-def script(population: Population, keys: Keys, *, oidc_signing_key: str) -> str:
-    """Write the whole script: tables, rows, sequences, in one transaction."""
-    schema = resources.files("drtool.demo").joinpath("schema.sql").read_text(encoding="utf-8")
-    parts = ["BEGIN;\n", "SET client_min_messages = warning;\n", schema]
-    for table in (*_instance(keys, oidc_signing_key), *_people(population, keys), *_work(population, keys)):
-        parts.append(f"COPY public.{table.name} ({', '.join(table.columns.split())}) FROM stdin;\n")
-        parts += ["\t".join(map(_cell, row)) + "\n" for row in table.rows]
-        parts.append("\\.\n")
-    return "".join([*parts, _SEQUENCES, "COMMIT;\n"])
-
-
-# COPY does not advance sequences; without this the first row that a user makes would meet a taken id.
-_SEQUENCES = """
-DO $$
-DECLARE
-  owned record;
-BEGIN
-  FOR owned IN
-    SELECT t.oid::regclass AS name, pg_get_serial_sequence(t.oid::regclass::text, 'id') AS sequence
-    FROM pg_class t JOIN pg_attribute a ON a.attrelid = t.oid AND a.attname = 'id'
-    WHERE t.relnamespace = 'public'::regnamespace AND t.relkind IN ('r', 'p')
-  LOOP
-    IF owned.sequence IS NOT NULL THEN
-      EXECUTE format('SELECT setval(%L, greatest(max(id), 1), count(*) > 0) FROM %s', owned.sequence, owned.name);
-    END IF;
-  END LOOP;
-END
-$$;
-"""
-
-
-class _Encrypter:
-    """Encrypts for one named place; every ciphertext of the instance has a nonce of its own."""
-
-    def __init__(self, keys: Keys) -> None:
-        self._keys = keys
-        self._key_base = keys.db_key_bases[-1]
-        self._rails_key = ciphers.rails_key(keys.rails_primary_keys[-1], keys.rails_salt)
-
-    def text(self, place: str, plaintext: str) -> tuple[Cell, Cell]:
-        columns = ciphers.encrypt_gcm_text(plaintext.encode(), self._key_base, made_bytes(place, NONCE_SIZE))
-        return columns.value, columns.iv
-
-    def binary(self, place: str, plaintext: str) -> tuple[Cell, Cell]:
-        columns = ciphers.encrypt_gcm_bytea(plaintext.encode(), self._key_base, made_bytes(place, NONCE_SIZE))
-        return columns.value, columns.iv
-
-    def salted(self, place: str, plaintext: str) -> tuple[Cell, Cell, Cell]:
-        return self._cbc(place, plaintext, self._key_base)
-
-    def otp(self, place: str, plaintext: str) -> tuple[Cell, Cell, Cell]:
-        return self._cbc(place, plaintext, self._keys.otp_key_base)
-
-    def token(self, token: str) -> str:
-        return ciphers.encrypt_token(token, self._key_base)
-
-    def static_token(self, token: str) -> str:
-        return ciphers.encrypt_token_static(token, self._key_base)
-
-    def json(self, place: str, plaintext: str) -> str:
-        nonce = made_bytes(place, NONCE_SIZE)
-        return ciphers.as_jsonb(ciphers.encrypt_rails(json.dumps(plaintext).encode(), self._rails_key, nonce))
-
-    def enveloped_json(self, place: str, plaintext: str) -> str:
-        message = ciphers.encrypt_rails_envelope(
-            json.dumps(plaintext).encode(),
-            self._rails_key,
-            made_bytes(place, NONCE_SIZE),
-            data_key=made_bytes(f"{place}/data key", 32),
-            data_key_nonce=made_bytes(f"{place}/data key nonce", NONCE_SIZE),
-        )
-        return ciphers.as_jsonb(message)
-
-    def _cbc(self, place: str, plaintext: str, key_base: str) -> tuple[Cell, Cell, Cell]:
-        iv, salt = made_bytes(f"{place}/iv", BLOCK_SIZE), made_bytes(f"{place}/salt", BLOCK_SIZE)
-        columns: Columns = ciphers.encrypt_cbc_salted(plaintext.encode(), key_base, iv, salt)
-        return columns.value, columns.iv, columns.salt
-
-
-def _instance(keys: Keys, oidc_signing_key: str) -> Iterator[Table]:
-    encrypt = _Encrypter(keys)
-    jwt, job = (f"-----BEGIN FAKE KEY-----\n{made_bytes(kind, 600).hex()}\n" for kind in ("jwt", "job token"))
+def tables(population: Population, encrypt: Encrypter, *, oidc_signing_key: str) -> Iterator[Table]:
+    """Yield every table that gets rows."""
     yield Table("schema_migrations", "version", ((version,) for version in _migrations()))
-    yield Table("ar_internal_metadata", "key value created_at updated_at", [_metadata("environment", "production")])
-    yield Table(
-        "application_settings",
-        "id uuid authorized_keys_enabled runners_registration_token_encrypted error_tracking_access_token_encrypted "
-        "encrypted_ci_jwt_signing_key encrypted_ci_jwt_signing_key_iv "
-        "encrypted_ci_job_token_signing_key encrypted_ci_job_token_signing_key_iv asset_proxy_secret_key created_at",
-        [
-            (
-                1,
-                "2b0d9f6e-0000-4000-8000-00000000feed",
-                True,
-                encrypt.token("fake-runners-registration-token"),
-                encrypt.static_token("fake-error-tracking-token"),
-                *encrypt.text("application_settings/jwt", jwt),
-                *encrypt.binary("application_settings/job", job),
-                encrypt.json("application_settings/asset proxy", "fake-asset-proxy-secret"),
-                _BEGINNING,
-            )
-        ],
-    )
-    # GitLab 17.9 filled its first key from the OpenID signing key of the secrets file.
-    yield Table(
-        "cloud_connector_keys",
-        "id created_at secret_key",
-        [
-            (1, _day(1), encrypt.enveloped_json("cloud_connector_keys/1", oidc_signing_key)),
-            (2, _day(2), encrypt.enveloped_json("cloud_connector_keys/2", jwt)),
-        ],
-    )
-    yield Table(
-        "ci_runners",
-        "id description runner_type active token_encrypted",
-        [(number, f"runner {number}", 1, number != 3, encrypt.token(f"fake-runner-{number}")) for number in (1, 2, 3)],
-    )
+    environment = ("environment", "production", _BEGINNING, _BEGINNING)
+    yield Table("ar_internal_metadata", "key value created_at updated_at", [environment])
+    yield from instance_tables(encrypt, oidc_signing_key)
+    yield from _people(population, encrypt)
+    yield from _repositories(population)
+    yield from _collaboration(population)
+    yield from automation_tables(encrypt, population)
+    yield from _files(population)
+    yield from _partitioned()
 
 
-def _people(population: Population, keys: Keys) -> Iterator[Table]:
-    encrypt = _Encrypter(keys)
+def _people(population: Population, encrypt: Encrypter) -> Iterator[Table]:
     otp = {2: encrypt.otp("users/2/otp", "FAKEOTPSECRETBASE32AAAAAAAAAAAAA")}
     yield Table(
         "users",
@@ -202,11 +80,7 @@ def _people(population: Population, keys: Keys) -> Iterator[Table]:
     yield Table("routes", "id source_type source_id path name", _routes(population))
 
 
-def _work(population: Population, keys: Keys) -> Iterator[Table]:
-    yield from _repositories(population)
-    yield from _collaboration(population)
-    yield from _automation(population, keys)
-    yield from _files(population)
+def _partitioned() -> Iterator[Table]:
     yield Table(
         "web_hook_logs",
         "id created_at url response_status",
@@ -306,57 +180,6 @@ def _collaboration(population: Population) -> Iterator[Table]:
     )
 
 
-def _automation(population: Population, keys: Keys) -> Iterator[Table]:
-    encrypt = _Encrypter(keys)
-    projects = population.projects
-    # One variable is empty: GitLab stores that as an empty string without IV and salt, not as ciphertext.
-    variables = [(project, ("DEPLOY_PASSWORD", "fake 密码\twith a tab")) for project in projects[::3]]
-    yield Table(
-        "ci_variables",
-        "id key encrypted_value encrypted_value_iv encrypted_value_salt project_id protected masked",
-        (
-            *(
-                (number, key, *encrypt.salted(f"ci_variables/{number}", value), project.id, True, True)
-                for number, (project, (key, value)) in enumerate(variables, start=1)
-            ),
-            (len(variables) + 1, "EMPTY", "", None, None, projects[0].id, False, False),
-        ),
-    )
-    yield Table(
-        "ci_group_variables",
-        "id key encrypted_value encrypted_value_iv encrypted_value_salt group_id",
-        (
-            (number, "REGISTRY_TOKEN", *encrypt.salted(f"ci_group_variables/{number}", f"fake-{number}"), group.id)
-            for number, group in enumerate(population.groups[:3], start=1)
-        ),
-    )
-    yield Table(
-        "web_hooks",
-        "id project_id encrypted_url encrypted_url_iv encrypted_token encrypted_token_iv "
-        "encrypted_url_variables encrypted_url_variables_iv",
-        (
-            (
-                *(number, project.id),
-                *encrypt.text(f"web_hooks/{number}/url", f"https://hooks.example.com/{number}"),
-                *encrypt.text(f"web_hooks/{number}/token", f"fake-hook-token-{number}"),
-                *encrypt.binary(f"web_hooks/{number}/variables", "{}" if number == 1 else '{"stage":"fake"}'),
-            )
-            for number, project in enumerate(projects[:4], start=1)
-        ),
-    )
-    yield Table(
-        "integrations",
-        "id project_id type_new active encrypted_properties encrypted_properties_iv",
-        (
-            (
-                *(number, project.id, "Integrations::Jira", True),
-                *encrypt.binary(f"integrations/{number}", '{"url":"https://jira.example.com","password":"fake"}'),
-            )
-            for number, project in enumerate(projects[:3], start=1)
-        ),
-    )
-
-
 def _files(population: Population) -> Iterator[Table]:
     yield Table(
         "lfs_objects",
@@ -396,30 +219,12 @@ def _files(population: Population) -> Iterator[Table]:
     )
 
 
-def _cell(value: Cell) -> str:
-    match value:
-        case None:
-            return "\\N"
-        case bool():
-            return "t" if value else "f"
-        case bytes():
-            return "\\\\x" + value.hex()
-        case tuple():
-            return "{" + ",".join(map(str, value)) + "}"
-        case _:
-            return str(value).translate(_ESCAPES)
-
-
 def _migrations() -> Iterator[str]:
     """Yield versions as Rails has them, the last one of January 2026."""
     start = datetime(2023, 1, 2, 13, 11, tzinfo=UTC)
     return (
         (start + timedelta(days=4 * number, minutes=131 * number)).strftime("%Y%m%d%H%M00") for number in range(276)
     )
-
-
-def _metadata(key: str, value: str) -> tuple[str, str, datetime, datetime]:
-    return key, value, _BEGINNING, _BEGINNING
 
 
 def _routes(population: Population) -> Iterator[Sequence[Cell]]:
@@ -431,7 +236,7 @@ def _routes(population: Population) -> Iterator[Sequence[Cell]]:
     return ((number, *source) for number, source in enumerate(sources, start=1))
 
 
-def _project_token(encrypt: _Encrypter, project: Project) -> str:
+def _project_token(encrypt: Encrypter, project: Project) -> str:
     token = f"fake-project-token-{project.id}"
     return encrypt.static_token(token) if project.id % 2 else encrypt.token(token)
 
