@@ -6,15 +6,14 @@ Sources: the package's wrapper scripts and GitLab's backup code, 18.9, and its r
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 from typing import Final, Literal
 
 from drtool.core.command import Command
-from drtool.errors import CommandFailed, ConfigError, HostUnfit
+from drtool.errors import CommandFailed, ConfigError
 
 MINUTE: Final = timedelta(minutes=1)
 HOUR: Final = timedelta(hours=1)
@@ -24,11 +23,14 @@ _ROOT: Final = PurePosixPath("/")
 _BACKUP_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _WORD = re.compile(r"[a-z][a-z0-9_-]*")
 
-_REQUIRED_CONFIG = ("etc/gitlab/gitlab.rb", "etc/gitlab/gitlab-secrets.json")
-# All of /etc/gitlab, because gitlab.rb may read other files there; in Docker the SSH host keys are in it as well.
-_OPTIONAL_CONFIG = ("etc/gitlab/*", "etc/ssh/ssh_host_*", "opt/gitlab/version-manifest.txt")
-# What `gitlab-ctl backup-etc` piles up there, config of other days.
-_NEVER_CONFIG = ("etc/gitlab/config_backup",)
+_CONFIG_REQUIRED = ("etc/gitlab/gitlab.rb", "etc/gitlab/gitlab-secrets.json")
+_CONFIG_OPTIONAL = (
+    "etc/gitlab/ssl",
+    "etc/gitlab/trusted-certs",
+    "etc/gitlab/ssh_host_*",  # where the Docker image keeps them
+    "etc/ssh/ssh_host_*",
+    "opt/gitlab/version-manifest.txt",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,23 +70,14 @@ class Omnibus:
         return self.root / "etc/gitlab/gitlab-secrets.json"
 
     @property
-    def config_directories(self) -> tuple[PurePosixPath, ...]:
-        """The directories to list before ``config_paths`` can choose."""
-        return tuple(self.root / name for name in ("etc/gitlab", "etc/ssh", "opt/gitlab"))
+    def config_required(self) -> tuple[str, ...]:
+        """What no config archive may lack, relative to ``root``: without either file no restore is complete."""
+        return _CONFIG_REQUIRED
 
-    def config_paths(self, found: Iterable[PurePosixPath]) -> tuple[str, ...]:
-        """Choose, among the paths found in ``config_directories``, what the config archive holds: relative to ``root``.
-
-        Sorted. Raises HostUnfit when gitlab.rb or gitlab-secrets.json is not among them: without either no restore
-        is complete.
-        """
-        names = {str(path.relative_to(self.root)) for path in found}
-        for required in _REQUIRED_CONFIG:
-            if required not in names:
-                raise HostUnfit(f"{self.root / required} is not there", hint="Run drtool as root, on the GitLab host.")
-        patterns = _REQUIRED_CONFIG + _OPTIONAL_CONFIG
-        chosen = {name for name in names if any(_matches(name, pattern) for pattern in patterns)}
-        return tuple(sorted(chosen - set(_NEVER_CONFIG)))
+    @property
+    def config_patterns(self) -> tuple[str, ...]:
+        """What a config archive holds, if it is there, relative to ``root``; the last part may end in ``*``."""
+        return _CONFIG_REQUIRED + _CONFIG_OPTIONAL
 
     def create_backup(self, backup_id: str, *, skip: Sequence[str] = ("tar",)) -> Command:
         """Make a backup; with ``tar`` skipped its members stay loose in ``backup_path``.
@@ -118,6 +111,10 @@ class Omnibus:
     def reconfigure(self) -> Command:
         return self._program("gitlab-ctl", "reconfigure", timeout=HOUR)
 
+    def save_config(self) -> Command:
+        """Let GitLab keep a copy of /etc/gitlab in /etc/gitlab/config_backup, beside the older ones. Needs root."""
+        return self._program("gitlab-ctl", "backup-etc", "--no-delete-old-backups", timeout=10 * MINUTE)
+
     def gitlab_check(self) -> Command:
         """Exits 0 whatever it finds; SANITIZE keeps project names out of the output."""
         return self._program("gitlab-rake", "gitlab:check", "SANITIZE=true", timeout=HOUR)
@@ -138,6 +135,69 @@ class Omnibus:
         """Print 1 if there is a table of projects, else 0: an interrupted restore leaves none."""
         return self._query("SELECT count(*) FROM pg_class WHERE oid = to_regclass('public.projects')")
 
+    @staticmethod
+    def read_file(path: PurePosixPath) -> Command:
+        """Print a file."""
+        return Command(("cat", "--", str(path)), MINUTE)
+
+    @staticmethod
+    def list_directory(path: PurePosixPath) -> Command:
+        """Print what is directly in a directory, for ``parse_directory``. Fails if there is no such directory."""
+        # -H: the directory itself may be a symbolic link, often to a larger disk.
+        return Command(
+            ("find", "-H", str(path), "-mindepth", "1", "-maxdepth", "1", "-printf", r"%y %s %m %T@ %f\0"), 10 * MINUTE
+        )
+
+    @staticmethod
+    def parse_directory(output: bytes) -> tuple[Entry, ...]:
+        """Read what ``list_directory`` printed; sorted by name. CommandFailed if it is something else."""
+        records = output.split(b"\0")
+        if records.pop() != b"":
+            raise CommandFailed("the listing of a directory breaks off")
+        return tuple(sorted(map(_entry, records), key=lambda entry: entry.name))
+
+    @staticmethod
+    def pack(directory: PurePosixPath, names: Sequence[str], *, follow_links: bool = False) -> Command:
+        """Print a tar of these names, in this order, and everything below them; the same tree gives the same bytes.
+
+        Owners go by name, because their numbers differ from host to host. ``follow_links`` stores what links point to,
+        as ``gitlab-ctl backup-etc`` does: certificates are often links to /etc/letsencrypt. Fails, with status 1, if a
+        file changes meanwhile.
+        """
+        return Command(
+            ("tar", f"--directory={directory}", "--create", "--file=-", "--format=gnu", "--sort=name",
+             *(["--dereference", "--hard-dereference"] if follow_links else []), "--", *map(_inside, names))
+        )  # fmt: skip
+
+    @staticmethod
+    def unpack(directory: PurePosixPath, *, exclude: Sequence[str] = ()) -> Command:
+        """Unpack a tar from standard input, but for ``exclude`` and what is below; owners (as root) and modes included.
+
+        What is there already is unlinked and made anew, so no link that lies in the way is followed. Modes of existing
+        directories are replaced too (no --no-overwrite-dir): a private directory of the set has to be private again.
+        Names must have been judged before (TarScanner); tar itself strips a leading slash and refuses ``..``.
+        """
+        left_out = ["--anchored", "--no-wildcards", *(f"--exclude={_inside(name)}" for name in exclude)]
+        return Command(
+            ("tar", f"--directory={directory}", "--extract", "--file=-", "--preserve-permissions",
+             *(left_out if exclude else []))
+        )  # fmt: skip
+
+    @staticmethod
+    def remove(directory: PurePosixPath, names: Sequence[str]) -> Command:
+        """Remove exactly these children of a directory, with everything in them. A missing one is no error."""
+        return Command(("rm", "-rf", "--", *(str(directory / _child(name)) for name in names)))
+
+    @staticmethod
+    def make_directory(path: PurePosixPath, *, mode: int = 0o700) -> Command:
+        """Make a directory and its parents. One that is there stays as it is."""
+        return Command(("mkdir", "--parents", f"--mode={mode:04o}", "--", str(path)), MINUTE)
+
+    @staticmethod
+    def rename(source: PurePosixPath, target: PurePosixPath) -> Command:
+        """Rename, replacing a file or an empty directory; never moves into a directory that is there."""
+        return Command(("mv", "--force", "--no-target-directory", "--", str(source), str(target)))
+
     @property
     def _rails(self) -> PurePosixPath:
         return self.root / "opt/gitlab/embedded/service/gitlab-rails"
@@ -151,65 +211,6 @@ class Omnibus:
 
     def _query(self, sql: str) -> Command:
         return self._program("gitlab-psql", "-d", "gitlabhq_production", "-At", "-c", sql, timeout=10 * MINUTE)
-
-
-def read_file(path: PurePosixPath) -> Command:
-    """Print a file."""
-    return Command(("cat", "--", str(path)), MINUTE)
-
-
-def list_directory(path: PurePosixPath) -> Command:
-    """Print what is directly in a directory, for ``parse_listing``. Fails if there is no such directory."""
-    # -H: the directory itself may be a symbolic link, often to a larger disk.
-    return Command(
-        ("find", "-H", str(path), "-mindepth", "1", "-maxdepth", "1", "-printf", r"%y %s %m %T@ %f\0"), 10 * MINUTE
-    )
-
-
-def parse_listing(output: bytes) -> tuple[Entry, ...]:
-    """Read what ``list_directory`` printed; sorted by name. CommandFailed if it is something else."""
-    records = output.split(b"\0")
-    if records.pop() != b"":
-        raise CommandFailed("the listing of a directory breaks off")
-    return tuple(sorted(map(_entry, records), key=lambda entry: entry.name))
-
-
-def pack(directory: PurePosixPath, names: Sequence[str], *, follow_links: bool = False) -> Command:
-    """Print a tar of these names, in this order, and everything below them; the same tree gives the same bytes.
-
-    Owners go by name, because their numbers differ from host to host. ``follow_links`` stores what links point to,
-    as ``gitlab-ctl backup-etc`` does: certificates are often links to /etc/letsencrypt. Fails, with status 1, if a
-    file changes meanwhile.
-    """
-    return Command(
-        ("tar", f"--directory={directory}", "--create", "--file=-", "--format=gnu", "--sort=name",
-         *(["--dereference", "--hard-dereference"] if follow_links else []), "--", *map(_inside, names))
-    )  # fmt: skip
-
-
-def unpack(directory: PurePosixPath) -> Command:
-    """Unpack a tar from standard input; owners, as root, and modes are those in the archive.
-
-    What is there already is unlinked and made anew, so no link that lies in the way is followed. Modes of existing
-    directories are replaced too (no --no-overwrite-dir): a private directory of the set has to be private again.
-    Names must have been judged before (TarScanner); tar itself strips a leading slash and refuses ``..``.
-    """
-    return Command(("tar", f"--directory={directory}", "--extract", "--file=-", "--preserve-permissions"))
-
-
-def remove(directory: PurePosixPath, names: Sequence[str]) -> Command:
-    """Remove exactly these children of a directory, with everything in them. A missing one is no error."""
-    return Command(("rm", "-rf", "--", *(str(directory / _child(name)) for name in names)))
-
-
-def make_directory(path: PurePosixPath, *, mode: int = 0o700) -> Command:
-    """Make a directory and its parents. One that is there stays as it is."""
-    return Command(("mkdir", "--parents", f"--mode={mode:04o}", "--", str(path)), MINUTE)
-
-
-def rename(source: PurePosixPath, target: PurePosixPath) -> Command:
-    """Rename, replacing a file or an empty directory; never moves into a directory that is there."""
-    return Command(("mv", "--force", "--no-target-directory", "--", str(source), str(target)))
 
 
 def _entry(record: bytes) -> Entry:
@@ -232,10 +233,6 @@ def _kind(flag: str) -> Literal["file", "directory", "symlink", "other"]:
             return "symlink"
         case _:
             return "other"
-
-
-def _matches(name: str, pattern: str) -> bool:
-    return name.count("/") == pattern.count("/") and fnmatchcase(name, pattern)
 
 
 def _checked_id(backup_id: str) -> str:

@@ -9,19 +9,9 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from drtool.core.command import Command
-from drtool.errors import CommandFailed, ConfigError, HostUnfit
+from drtool.errors import CommandFailed, ConfigError
 from drtool.hosts.local import LocalRunner
-from drtool.installs.omnibus import (
-    Omnibus,
-    list_directory,
-    make_directory,
-    pack,
-    parse_listing,
-    read_file,
-    remove,
-    rename,
-    unpack,
-)
+from drtool.installs.omnibus import Omnibus
 
 OMNIBUS = Omnibus()
 SANDBOX = Omnibus(PurePosixPath("/srv/box"), backups=PurePosixPath("/data/backups"))
@@ -46,21 +36,27 @@ SANDBOX = Omnibus(PurePosixPath("/srv/box"), backups=PurePosixPath("/data/backup
         (OMNIBUS.start("sidekiq"), "/opt/gitlab/bin/gitlab-ctl start sidekiq"),
         (OMNIBUS.status(), "/opt/gitlab/bin/gitlab-ctl status"),
         (OMNIBUS.reconfigure(), "/opt/gitlab/bin/gitlab-ctl reconfigure"),
+        (OMNIBUS.save_config(), "/opt/gitlab/bin/gitlab-ctl backup-etc --no-delete-old-backups"),
+        (
+            OMNIBUS.unpack(PurePosixPath("/"), exclude=("opt", "etc/ssh")),
+            "tar --directory=/ --extract --file=- --preserve-permissions --anchored --no-wildcards"
+            " --exclude=opt --exclude=etc/ssh",
+        ),
         (OMNIBUS.gitlab_check(), "/opt/gitlab/bin/gitlab-rake gitlab:check SANITIZE=true"),
         (OMNIBUS.doctor_secrets(), "/opt/gitlab/bin/gitlab-rake gitlab:doctor:secrets"),
         (OMNIBUS.ready(), "/opt/gitlab/bin/gitlab-healthcheck --fail --max-time 10"),
         (SANDBOX.ready(), "/srv/box/opt/gitlab/bin/gitlab-healthcheck --fail --max-time 10"),
-        (read_file(PurePosixPath("/a/b")), "cat -- /a/b"),
-        (remove(PurePosixPath("/a"), ["b", "-c"]), "rm -rf -- /a/b /a/-c"),
-        (make_directory(PurePosixPath("/a/b")), "mkdir --parents --mode=0700 -- /a/b"),
-        (rename(PurePosixPath("/a"), PurePosixPath("/b")), "mv --force --no-target-directory -- /a /b"),
-        (unpack(PurePosixPath("/a")), "tar --directory=/a --extract --file=- --preserve-permissions"),
+        (OMNIBUS.read_file(PurePosixPath("/a/b")), "cat -- /a/b"),
+        (OMNIBUS.remove(PurePosixPath("/a"), ["b", "-c"]), "rm -rf -- /a/b /a/-c"),
+        (OMNIBUS.make_directory(PurePosixPath("/a/b")), "mkdir --parents --mode=0700 -- /a/b"),
+        (OMNIBUS.rename(PurePosixPath("/a"), PurePosixPath("/b")), "mv --force --no-target-directory -- /a /b"),
+        (OMNIBUS.unpack(PurePosixPath("/a")), "tar --directory=/a --extract --file=- --preserve-permissions"),
         (
-            pack(PurePosixPath("/a"), ["x", "y"]),
+            OMNIBUS.pack(PurePosixPath("/a"), ["x", "y"]),
             "tar --directory=/a --create --file=- --format=gnu --sort=name -- x y",
         ),
         (
-            pack(PurePosixPath("/a"), ["x"], follow_links=True),
+            OMNIBUS.pack(PurePosixPath("/a"), ["x"], follow_links=True),
             "tar --directory=/a --create --file=- --format=gnu --sort=name --dereference --hard-dereference -- x",
         ),
     ],
@@ -116,51 +112,26 @@ def test_names_that_are_no_words_are_refused() -> None:
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/etc", "../x"])
 def test_remove_takes_only_names_of_children(name: str) -> None:
     with pytest.raises(ConfigError):
-        remove(PurePosixPath("/var/opt/gitlab/backups"), [name])
+        OMNIBUS.remove(PurePosixPath("/var/opt/gitlab/backups"), [name])
 
 
 @pytest.mark.parametrize("name", ["", "/etc", "../x", "a/../..", "-T"])
 def test_pack_takes_only_relative_names(name: str) -> None:
     with pytest.raises(ConfigError):
-        pack(PurePosixPath("/"), [name])
+        OMNIBUS.pack(PurePosixPath("/"), [name])
 
 
-def found(*names: str) -> list[PurePosixPath]:
-    return [PurePosixPath("/", name) for name in names]
-
-
-def test_config_paths_are_all_of_etc_gitlab_but_older_copies_and_the_host_keys() -> None:
-    chosen = OMNIBUS.config_paths(
-        found(
-            "etc/gitlab/trusted-certs",
-            "etc/gitlab/gitlab.rb",
-            "etc/gitlab/gitlab-secrets.json",
-            "etc/gitlab/ssl",
-            "etc/gitlab/config_backup",
-            "etc/ssh/ssh_host_ed25519_key",
-            "etc/ssh/ssh_host_ed25519_key.pub",
-            "etc/ssh/sshd_config",
-            "opt/gitlab/version-manifest.txt",
-            "opt/gitlab/version-manifest.json",
-            "opt/gitlab/bin",
-        )
-    )
-    assert chosen == (
-        "etc/gitlab/gitlab-secrets.json",
+def test_config_patterns_cover_settings_secrets_certificates_and_host_keys() -> None:
+    assert OMNIBUS.config_required == ("etc/gitlab/gitlab.rb", "etc/gitlab/gitlab-secrets.json")
+    assert OMNIBUS.config_patterns == (
         "etc/gitlab/gitlab.rb",
+        "etc/gitlab/gitlab-secrets.json",
         "etc/gitlab/ssl",
         "etc/gitlab/trusted-certs",
-        "etc/ssh/ssh_host_ed25519_key",
-        "etc/ssh/ssh_host_ed25519_key.pub",
+        "etc/gitlab/ssh_host_*",
+        "etc/ssh/ssh_host_*",
         "opt/gitlab/version-manifest.txt",
     )
-
-
-@pytest.mark.parametrize("missing", ["gitlab.rb", "gitlab-secrets.json"])
-def test_config_paths_refuse_a_host_without_settings_or_secrets(missing: str) -> None:
-    names = {"gitlab.rb", "gitlab-secrets.json"} - {missing}
-    with pytest.raises(HostUnfit, match=missing):
-        OMNIBUS.config_paths(found(*(f"etc/gitlab/{name}" for name in names)))
 
 
 @pytest.fixture
@@ -181,7 +152,7 @@ def tree(tmp_path: Path) -> Path:
 def test_pack_gives_the_same_bytes_for_the_same_tree(tree: Path, tmp_path: Path) -> None:
     names = ["information", "db", "repositories", "z", "odd name"]
     runner = LocalRunner()
-    first = runner.run(pack(PurePosixPath(tree), names))
+    first = runner.run(OMNIBUS.pack(PurePosixPath(tree), names))
     copy = tmp_path / "copy"
     runner.run(Command(("cp", "--archive", str(tree), str(copy))))
     for directory, _, _ in os.walk(copy):  # copying made the directories, but may have made their entries otherwise
@@ -191,11 +162,11 @@ def test_pack_gives_the_same_bytes_for_the_same_tree(tree: Path, tmp_path: Path)
             path.rename(moved)
             moved.rename(path)
             os.utime(path.parent, ns=times)
-    assert runner.run(pack(PurePosixPath(copy), names)) == first
+    assert runner.run(OMNIBUS.pack(PurePosixPath(copy), names)) == first
 
 
 def test_pack_keeps_the_given_order_and_sorts_below(tree: Path) -> None:
-    data = LocalRunner().run(pack(PurePosixPath(tree), ["information", "z", "db"]))
+    data = LocalRunner().run(OMNIBUS.pack(PurePosixPath(tree), ["information", "z", "db"]))
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         assert tar.getnames() == ["information", "z", "z/a", "z/b", "z/b/deep", "z/c", "z/link", "db", "db/x"]
         assert tar.getmember("information").uname != ""
@@ -203,13 +174,13 @@ def test_pack_keeps_the_given_order_and_sorts_below(tree: Path) -> None:
 
 def test_pack_fails_for_a_name_that_is_not_there(tree: Path) -> None:
     with pytest.raises(CommandFailed, match="absent"):
-        LocalRunner().run(pack(PurePosixPath(tree), ["absent"]))
+        LocalRunner().run(OMNIBUS.pack(PurePosixPath(tree), ["absent"]))
 
 
 def test_pack_can_store_what_links_point_to(tree: Path, tmp_path: Path) -> None:
     (tmp_path / "fullchain.pem").write_text("certificate")
     (tree / "ssl").symlink_to(tmp_path / "fullchain.pem")
-    data = LocalRunner().run(pack(PurePosixPath(tree), ["ssl"], follow_links=True))
+    data = LocalRunner().run(OMNIBUS.pack(PurePosixPath(tree), ["ssl"], follow_links=True))
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         assert tar.getmember("ssl").isreg()
 
@@ -217,11 +188,11 @@ def test_pack_can_store_what_links_point_to(tree: Path, tmp_path: Path) -> None:
 def test_unpack_brings_back_what_was_packed(tree: Path, tmp_path: Path) -> None:
     runner, target = LocalRunner(), tmp_path / "target"
     names = ["information", "db", "repositories", "z", "odd name"]
-    data = runner.run(pack(PurePosixPath(tree), names))
-    runner.run(make_directory(PurePosixPath(target)))
-    with runner.write_to(unpack(PurePosixPath(target))) as sink:
+    data = runner.run(OMNIBUS.pack(PurePosixPath(tree), names))
+    runner.run(OMNIBUS.make_directory(PurePosixPath(target)))
+    with runner.write_to(OMNIBUS.unpack(PurePosixPath(target))) as sink:
         sink.write(data + bytes(1 << 20))  # what a longer end padding would be
-    assert runner.run(pack(PurePosixPath(target), names)) == data
+    assert runner.run(OMNIBUS.pack(PurePosixPath(target), names)) == data
     assert (target / "db").stat().st_mode & 0o777 == 0o700
 
 
@@ -232,18 +203,29 @@ def test_unpack_follows_no_link_that_lies_in_the_way(tree: Path, tmp_path: Path)
     (target / "information").symlink_to(victim)
     (tmp_path / "elsewhere").mkdir()
     (target / "db").symlink_to(tmp_path / "elsewhere")
-    with runner.write_to(unpack(PurePosixPath(target))) as sink:
-        sink.write(runner.run(pack(PurePosixPath(tree), ["information", "db"])))
+    with runner.write_to(OMNIBUS.unpack(PurePosixPath(target))) as sink:
+        sink.write(runner.run(OMNIBUS.pack(PurePosixPath(tree), ["information", "db"])))
     assert victim.read_text() == "untouched"
     assert (target / "information").read_text() == "first"
     assert list((tmp_path / "elsewhere").iterdir()) == []
     assert (target / "db/x").exists()
 
 
+def test_unpack_leaves_out_exactly_what_is_excluded(tree: Path, tmp_path: Path) -> None:
+    runner, target = LocalRunner(), tmp_path / "target"
+    target.mkdir()
+    (tree / "information-2").write_text("stays")
+    data = runner.run(OMNIBUS.pack(PurePosixPath(tree), ["information", "information-2", "z", "db"]))
+    with runner.write_to(OMNIBUS.unpack(PurePosixPath(target), exclude=("z", "information", "x"))) as sink:
+        sink.write(data)
+    assert sorted(path.name for path in target.iterdir()) == ["db", "information-2"]
+    assert (target / "db/x").exists()
+
+
 def test_unpack_fails_on_a_cut_archive(tree: Path, tmp_path: Path) -> None:
     runner = LocalRunner()
-    data = runner.run(pack(PurePosixPath(tree), ["information"]))
-    with pytest.raises(CommandFailed), runner.write_to(unpack(PurePosixPath(tmp_path))) as sink:
+    data = runner.run(OMNIBUS.pack(PurePosixPath(tree), ["information"]))
+    with pytest.raises(CommandFailed), runner.write_to(OMNIBUS.unpack(PurePosixPath(tmp_path))) as sink:
         sink.write(data[:515])
 
 
@@ -257,7 +239,10 @@ def test_list_directory_finds_names_with_any_character(tmp_path: Path) -> None:
     os.utime(tmp_path / strange, (1_700_000_000, 1_700_000_000))
     link = tmp_path.parent / "link-to-it"
     link.symlink_to(tmp_path)
-    entries = {entry.name: entry for entry in parse_listing(LocalRunner().run(list_directory(PurePosixPath(link))))}
+    entries = {
+        entry.name: entry
+        for entry in OMNIBUS.parse_directory(LocalRunner().run(OMNIBUS.list_directory(PurePosixPath(link))))
+    }
     assert {name: entry.kind for name, entry in entries.items()} == {
         strange: "file", "d": "directory", "l": "symlink", "p": "other",
     }  # fmt: skip
@@ -267,15 +252,15 @@ def test_list_directory_finds_names_with_any_character(tmp_path: Path) -> None:
 
 
 def test_list_directory_tells_an_empty_directory_from_a_missing_one(tmp_path: Path) -> None:
-    assert parse_listing(LocalRunner().run(list_directory(PurePosixPath(tmp_path)))) == ()
+    assert OMNIBUS.parse_directory(LocalRunner().run(OMNIBUS.list_directory(PurePosixPath(tmp_path)))) == ()
     with pytest.raises(CommandFailed):
-        LocalRunner().run(list_directory(PurePosixPath(tmp_path / "absent")))
+        LocalRunner().run(OMNIBUS.list_directory(PurePosixPath(tmp_path / "absent")))
 
 
 @pytest.mark.parametrize("output", [b"f 1 600 1.0 name", b"something else\0", b"f x 600 1.0 name\0"])
 def test_a_listing_that_is_none_is_refused(output: bytes) -> None:
     with pytest.raises(CommandFailed):
-        parse_listing(output)
+        OMNIBUS.parse_directory(output)
 
 
 def test_remove_rename_and_read_do_what_they_say(tmp_path: Path) -> None:
@@ -283,11 +268,11 @@ def test_remove_rename_and_read_do_what_they_say(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a/file").write_text("x")
     (tmp_path / "keep").write_text("kept")
-    runner.run(rename(here / "a", here / "b"))
-    assert runner.run(read_file(here / "b/file")) == b"x"
+    runner.run(OMNIBUS.rename(here / "a", here / "b"))
+    assert runner.run(OMNIBUS.read_file(here / "b/file")) == b"x"
     (tmp_path / "c").mkdir()
     (tmp_path / "c/full").touch()
     with pytest.raises(CommandFailed):
-        runner.run(rename(here / "b", here / "c"))
-    runner.run(remove(here, ["b", "c", "never was"]))
+        runner.run(OMNIBUS.rename(here / "b", here / "c"))
+    runner.run(OMNIBUS.remove(here, ["b", "c", "never was"]))
     assert [path.name for path in tmp_path.iterdir()] == ["keep"]
