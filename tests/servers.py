@@ -1,4 +1,7 @@
-"""Real servers for tests, on loopback, from what pip installs."""
+"""Real servers for tests, on loopback, from what pip installs.
+
+A test module that wants the fixtures says ``pytest_plugins = ("tests.servers",)``; one server serves them all.
+"""
 
 from __future__ import annotations
 
@@ -97,6 +100,19 @@ def seaweedfs(folder: Path, *, tls: bool = False) -> Iterator[S3Server]:
     finally:
         process.send_signal(signal.SIGKILL)  # its data is thrown away; a graceful stop takes seconds
         process.wait()
+
+
+@pytest.fixture(scope="session")
+def s3_http(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    with seaweedfs(tmp_path_factory.mktemp("seaweedfs")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3_https(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """Only over https does boto3 send its checksums behind the body (aws-chunked, with a trailer)."""
+    with seaweedfs(tmp_path_factory.mktemp("seaweedfs-tls"), tls=True) as server:
+        yield server
 
 
 def _arguments(folder: Path, ports: list[int]) -> list[str]:
