@@ -69,7 +69,7 @@ gitlab_rails['backup_keep_time'] = 0
 """
 _WRAPPER = """\
 #!/bin/sh
-root=$(cd "$(dirname "$(readlink -f "$0")")/../../.." && pwd -P)
+root=$(cd "$(dirname "$(readlink -f "$0")")/{depth}" && pwd -P)
 exec {python} -I "$root/opt/gitlab/embedded/standin" {command} "$@"
 """
 
@@ -226,9 +226,13 @@ class Sandbox:
         source = Path(__file__).parent / "standin"
         target = self.root / "opt/gitlab/embedded/standin"
         shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
-        for command in COMMANDS:
-            path = self.bin / command
-            path.write_text(_WRAPPER.format(python=sys.executable, command=command))
+        programs = [self.bin / command for command in COMMANDS]
+        # gitlab-rake starts whatever is here; the real program may replace ours.
+        programs.append(self.root / "opt/gitlab/embedded/bin/gitaly-backup")
+        for path in programs:
+            path.write_text(
+                _WRAPPER.format(depth=os.path.relpath(self.root, path.parent), python=sys.executable, command=path.name)
+            )
             path.chmod(0o755)
 
     def _write_settings(self) -> None:
