@@ -7,7 +7,7 @@ from collections.abc import Generator
 
 import pytest
 
-_MISSING: list[tuple[str, str]] = []
+_MISSING = "missing engine"
 
 
 @pytest.hookimpl(wrapper=True)
@@ -18,15 +18,23 @@ def pytest_runtest_makereport(
     report = yield
     engine = item.get_closest_marker("engine")
     if engine and report.skipped and call.excinfo is not None and call.excinfo.errisinstance(pytest.skip.Exception):
-        _MISSING.append((item.nodeid, str(call.excinfo.value)))
+        reason = str(call.excinfo.value)
+        report.user_properties.append((_MISSING, reason))
         if os.environ.get("CI") == "true":
             report.outcome = "failed"
-            report.longrepr = f"engine missing under CI=true: {call.excinfo.value}"
+            report.longrepr = f"engine missing under CI=true: {reason}"
     return report
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if _MISSING:
+    reports = [report for outcome in ("skipped", "failed") for report in terminalreporter.stats.get(outcome, [])]
+    missing = [
+        f"{report.nodeid}: {reason}"
+        for report in reports
+        for name, reason in report.user_properties
+        if name == _MISSING
+    ]
+    if missing:
         terminalreporter.section("tests that could not run here")
-        for test, reason in _MISSING:
-            terminalreporter.line(f"{test}: {reason}")
+        for line in missing:
+            terminalreporter.line(line)
