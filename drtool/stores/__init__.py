@@ -73,7 +73,7 @@ class Store(Protocol):
         ...
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """All objects whose key starts with ``prefix``, ascending by key (byte order). Unfinished uploads never show."""
+        """All objects whose key starts with ``prefix``, ascending in byte order. Unfinished uploads never show."""
         ...
 
     def delete(self, keys: Iterable[str]) -> None:

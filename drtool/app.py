@@ -1,0 +1,130 @@
+"""The composition root: settings become live stores, runners, installs and keys here, and nowhere else."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+
+from drtool import backup, restore
+from drtool.catalog import BackupSet, Catalog
+from drtool.config import Config, InstanceTable, LocalStoreTable, S3StoreTable, find_config, read_config, read_secret
+from drtool.engine import Clock, SystemClock
+from drtool.errors import ConfigError
+from drtool.events import Emit
+from drtool.hosts import Runner
+from drtool.hosts.local import LocalRunner
+from drtool.installs.omnibus import Omnibus
+from drtool.signing import Signer, Verifier, public_key
+from drtool.stores import Store
+from drtool.streams import parse_identities
+
+
+@dataclass(frozen=True)
+class App:
+    """One instance of one configuration, ready to work with."""
+
+    path: Path
+    config: Config
+    instance: InstanceTable
+    emit: Emit
+    clock: Clock = SystemClock()
+
+    @cached_property
+    def runner(self) -> Runner:
+        return LocalRunner()
+
+    @cached_property
+    def install(self) -> Omnibus:
+        backup_path = self.instance.backup_path
+        return Omnibus(PurePosixPath(self.instance.prefix), PurePosixPath(backup_path) if backup_path else None)
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        return Catalog(open_store(self.config.store[self.instance.store]), self.instance.name)
+
+    @cached_property
+    def signer(self) -> Signer | None:
+        return Signer(self.instance.signing_key, self.runner) if self.instance.signing_key else None
+
+    @cached_property
+    def verifier(self) -> Verifier:
+        """Trusts what trusted_signers lists and, on the host that signs, its own key."""
+        key = self.instance.signing_key
+        own = (public_key(key),) if key and key.with_name(f"{key.name}.pub").is_file() else ()
+        return Verifier((*self.instance.trusted_signers, *own), self.runner)
+
+    def identities(self, given: tuple[Path, ...] = ()) -> tuple[object, ...]:
+        """Private keys from the command line and the configuration. Raises SecretExposed, SealError."""
+        references = [*(f"file:{path}" for path in given), *self.instance.identities]
+        return tuple(parse_identities((reference, read_secret(reference).encode()) for reference in references))
+
+    def open_set(self, text: str, *, identities: tuple[object, ...] = (), unsigned: bool = False) -> BackupSet:
+        """Find a set and check its signature, unless ``unsigned`` says that none is wanted."""
+        set_id = self.catalog.resolve(text)
+        manifest = self.catalog.read_manifest(set_id, None if unsigned else self.verifier)
+        return BackupSet(self.catalog, manifest, identities)
+
+    def backup_order(self) -> backup.Order:
+        table = self.instance
+        return backup.Order(
+            instance=table.name,
+            install=self.install,
+            seal=table.seal,
+            recipients=table.seal_to,
+            config_recipients=table.config_seal_to or table.seal_to,
+            volume_size=table.volume_size,
+            volumes_in_flight=table.volumes_in_flight,
+        )
+
+    def backup_place(self) -> backup.Place:
+        if self.signer is None:
+            raise ConfigError(
+                f"{self.path}: instance {self.instance.name}: signing_key is missing", hint="`drtool init` makes one."
+            )
+        return backup.Place(
+            self.catalog, self.runner, self.signer, self.config.state_dir, self.clock, self.emit, new_token
+        )
+
+    def restore_place(self, backup_set: BackupSet) -> restore.Place:
+        return restore.Place(
+            self.runner, backup_set, self.signer, self.config.state_dir, self.clock, self.emit, new_token
+        )
+
+
+def load(path: Path | None, instance: str | None, emit: Emit) -> App:
+    """Read the configuration and choose the instance. Raises ConfigError."""
+    found = find_config(path)
+    config = read_config(found)
+    return App(found, config, config.choose(instance), emit)
+
+
+def open_store(table: LocalStoreTable | S3StoreTable) -> Store:
+    """Make the adapter for a store's settings. Each imports its SDK only when it is chosen."""
+    match table:
+        case LocalStoreTable():
+            from drtool.stores.local import LocalStore
+
+            return LocalStore(table.path)
+        case S3StoreTable():
+            from drtool.stores.s3 import S3Store
+
+            return S3Store(
+                table.bucket,
+                prefix=table.prefix,
+                region=table.region,
+                endpoint=table.endpoint,
+                access_key_id=read_secret(table.access_key_id) if table.access_key_id else None,
+                secret_access_key=read_secret(table.secret_access_key) if table.secret_access_key else None,
+                session_token=read_secret(table.session_token) if table.session_token else None,
+                checksums=table.checksums,
+                path_style=table.path_style,
+                ca_bundle=table.ca_bundle,
+                concurrency=table.concurrency,
+            )
+
+
+def new_token() -> str:
+    """Four random hex digits."""
+    return secrets.token_hex(2)

@@ -1,0 +1,409 @@
+"""One backup: look, decide, let GitLab stage its members, seal and send them, commit, clean up.
+
+GitLab's exit status is never trusted alone (18.9 prints "Backup … is done." after a failed database dump): what it
+printed is read, and what it wrote is judged as it passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+from drtool import __version__
+from drtool.catalog import Catalog
+from drtool.core.command import Command
+from drtool.core.leftovers import Continue, Decision, Interrupted, Refuse, StartAnew, decide
+from drtool.core.model import FORMAT, Archive, Finding, GitLabFacts, IndexedMember, Manifest, SealKind, new_set_id
+from drtool.core.versions import package_for
+from drtool.engine import Clock, phase, running_task, try_and_collect
+from drtool.errors import Busy, CommandFailed, HostUnfit, SealError
+from drtool.events import Emit, Noticed, Waiting
+from drtool.gitlab.archive import COMPONENTS, INFORMATION, TarScanner, order_members, parse_backup_information
+from drtool.gitlab.judging import ApplicationJudge, judge_create
+from drtool.hosts import Runner
+from drtool.installs.omnibus import Entry, Omnibus
+from drtool.journal import Journal, journals, new_journal, only_run
+from drtool.signing import Signer
+from drtool.streams import parse_recipients
+from drtool.volumes import StagedChanged, VolumeWriter
+
+_TASK_PATIENCE = timedelta(hours=6)
+_TASK_PAUSE = timedelta(seconds=5)
+_KNOWN_MEMBERS = frozenset({INFORMATION, *(component.member for component in COMPONENTS)})
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What to back up and how. ``seal`` of "none" must have been asked for in so many words."""
+
+    instance: str
+    install: Omnibus
+    seal: SealKind
+    recipients: tuple[str, ...]
+    config_recipients: tuple[str, ...]
+    volume_size: int = 1 << 30
+    volumes_in_flight: int = 2
+    resume_within: timedelta = timedelta(hours=6)
+
+    def check_seals(self) -> None:
+        """Raise SealError for a recipient that is missing or is not one."""
+        if self.seal == "age" and not self.recipients:
+            raise SealError(
+                f"instance {self.instance}: seal_to names nobody to seal the backup to",
+                hint='`drtool init` makes a key; to write application data in clear, say seal = "none".',
+            )
+        if not self.config_recipients:
+            raise SealError(
+                f"instance {self.instance}: config_seal_to names nobody; secrets are never written in clear",
+                hint='Set config_seal_to: gitlab-secrets.json is sealed even where seal = "none".',
+            )
+        parse_recipients((*self.recipients, *self.config_recipients))
+
+
+@dataclass(frozen=True)
+class Place:
+    """What the work is done with. ``new_token`` gives four random hex digits."""
+
+    catalog: Catalog
+    runner: Runner
+    signer: Signer
+    state: Path
+    clock: Clock
+    emit: Emit
+    new_token: Callable[[], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A committed set; ``continued`` when an interrupted run was finished instead of a new one begun."""
+
+    manifest: Manifest
+    continued: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What a backup would do now."""
+
+    action: Literal["new", "continue"]
+    set_id: str
+    gitlab_version: str
+    store: str
+    commands: tuple[str, ...]
+
+
+def back_up(order: Order, place: Place) -> Outcome:
+    """Take one backup. Returns only when the set is committed and was read back.
+
+    Raises Busy, HostUnfit, SealError, BackupFailed, StoreError and what else the parts raise; the next call continues
+    or cleans up.
+    """
+    order.check_seals()
+    with only_run(place.state, f"backup-{order.instance}", doing="a backup"):
+        with phase("look", "Looking at the host", place.clock, place.emit):
+            version = look_at_version(order.install, place.runner)
+            await_other_tasks(order.install, place)
+            journal, continued = _settle(order, place)
+        try:
+            return Outcome(_Run(order, place, journal, version).finish(), continued)
+        except StagedChanged as change:
+            place.emit(Noticed("staged-changed", str(change), "A new set is begun."))
+        _clean_staging(order.install, place.runner)
+        journal = _begin(order, place)
+        return Outcome(_Run(order, place, journal, version).finish(), continued=False)
+
+
+def preview(order: Order, place: Place) -> Preview:
+    """Say what ``back_up`` would do, and change nothing. Raises what it would refuse."""
+    order.check_seals()
+    version = look_at_version(order.install, place.runner)
+    match _decide(order, place):
+        case Refuse(backup_id):
+            raise _refusal(order, backup_id)
+        case Continue(set_id):
+            return Preview("continue", set_id, version, place.catalog.store.name, ())
+        case StartAnew():
+            set_id = new_set_id(place.clock.now(), place.new_token())
+            commands = (str(order.install.create_backup(set_id)),)
+            return Preview("new", set_id, version, place.catalog.store.name, commands)
+
+
+def look_at_version(install: Omnibus, runner: Runner) -> str:
+    """The text of the VERSION file. Raises HostUnfit when there is no GitLab."""
+    try:
+        return runner.run(install.read_file(install.version_file)).decode().strip()
+    except CommandFailed as problem:
+        raise HostUnfit(
+            f"no GitLab on {runner.name}: {install.version_file} cannot be read",
+            hint="Run this on the GitLab host, as root; check `prefix` in drtool.toml.",
+        ) from problem
+
+
+def config_members(install: Omnibus, runner: Runner) -> tuple[str, ...]:
+    """What the config archive holds on this host, relative to the root. Raises HostUnfit if a secret is missing."""
+    found = tuple(name for pattern in install.config_patterns for name in _existing(install, runner, pattern))
+    for name in install.config_required:
+        if name not in found:
+            raise HostUnfit(
+                f"{install.root / name} is not there: a backup without it cannot be restored",
+                hint="Run `gitlab-ctl reconfigure`, or correct `prefix` in drtool.toml.",
+            )
+    return found
+
+
+def await_other_tasks(install: Omnibus, place: Place) -> None:
+    """Wait for a backup or restore of GitLab's own, also one that an interrupted run of ours left behind."""
+    deadline = place.clock.monotonic() + _TASK_PATIENCE.total_seconds()
+    while pid := running_task(place.runner, install):
+        reason = f"GitLab's own backup or restore task is at work (process {pid})"
+        if place.clock.monotonic() >= deadline:
+            raise Busy(f"{place.runner.name}: {reason}", hint="Wait for it to end, then run this again.")
+        place.emit(Waiting("look", reason))
+        place.clock.sleep(_TASK_PAUSE)
+
+
+# -- how a run begins ------------------------------------------------------------------------------------------------
+
+
+def _settle(order: Order, place: Place) -> tuple[Journal, bool]:
+    """Continue, clean up or begin: the journal of the run to do, and whether it is an interrupted one."""
+    match _decide(order, place):
+        case Refuse(backup_id):
+            raise _refusal(order, backup_id)
+        case Continue():
+            journal = _newest_unfinished(order, place)
+            assert journal is not None
+            return journal, True
+        case StartAnew(clean):
+            if clean:
+                _clean_staging(order.install, place.runner)
+            return _begin(order, place), False
+
+
+def _begin(order: Order, place: Place) -> Journal:
+    for journal in _unfinished(order, place):
+        journal.append("abandoned")
+    now = place.clock.now()
+    set_id = new_set_id(now, place.new_token())
+    journal = new_journal(place.state, f"backup-{order.instance}-{set_id}")
+    journal.append("begin", set_id=set_id, at=now.isoformat(), terms=_terms(order, place))
+    return journal
+
+
+def _decide(order: Order, place: Place) -> Decision:
+    journal = _newest_unfinished(order, place)
+    return decide(
+        _interrupted(journal) if journal else None,
+        staged=_staged_backup(order.install, place.runner),
+        terms=_terms(order, place),
+        now=place.clock.now(),
+        patience=order.resume_within,
+    )
+
+
+def _interrupted(journal: Journal) -> Interrupted:
+    begin = journal.find("begin")
+    assert begin is not None
+    return Interrupted(
+        set_id=begin["set_id"],
+        begun_at=datetime.fromisoformat(begin["at"]),
+        terms=begin["terms"],
+        created=journal.find("created") is not None,
+        committed=journal.find("committed") is not None,
+    )
+
+
+def _unfinished(order: Order, place: Place) -> list[Journal]:
+    return [
+        journal
+        for journal in journals(place.state, f"backup-{order.instance}-")
+        if journal.find("begin") and not journal.find("done") and not journal.find("abandoned")
+    ]
+
+
+def _newest_unfinished(order: Order, place: Place) -> Journal | None:
+    found = _unfinished(order, place)
+    return found[-1] if found else None
+
+
+def _terms(order: Order, place: Place) -> str:
+    """What must not change between two tries at one set, as text."""
+    parts = (place.catalog.store.name, order.volume_size, *order.recipients, "config", *order.config_recipients)
+    return " ".join(str(part) for part in parts)
+
+
+def _staged_backup(install: Omnibus, runner: Runner) -> str | None:
+    """The backup id of the loose members in GitLab's backup directory; None without a ``backup_information.yml``."""
+    if not any(entry.name == INFORMATION for entry in list_staging(install, runner)):
+        return None
+    return parse_backup_information(runner.run(install.read_file(install.backup_path / INFORMATION))).backup_id
+
+
+def _refusal(order: Order, backup_id: str) -> HostUnfit:
+    path = order.install.backup_path
+    return HostUnfit(
+        f"{path} holds the loose members of another backup, {backup_id or 'one without an id'}",
+        hint=f"GitLab would overwrite them. Restore or move away {path}/{INFORMATION} and what lies beside it.",
+    )
+
+
+def list_staging(install: Omnibus, runner: Runner) -> list[Entry]:
+    """What lies in GitLab's backup directory. Raises HostUnfit."""
+    try:
+        return list(install.parse_directory(runner.run(install.list_directory(install.backup_path))))
+    except CommandFailed as problem:
+        raise HostUnfit(
+            f"{install.backup_path} on {runner.name} cannot be read",
+            hint="Run as root; if GitLab's backup_path was changed, set backup_path in drtool.toml too.",
+        ) from problem
+
+
+def _clean_staging(install: Omnibus, runner: Runner) -> None:
+    """Remove GitLab's loose members. The information goes first: a torso must not look like a backup."""
+    found = {entry.name for entry in list_staging(install, runner)} & _KNOWN_MEMBERS
+    for names in ({INFORMATION} & found, found - {INFORMATION}):
+        if names:
+            runner.run(install.remove(install.backup_path, tuple(order_members(names))))
+
+
+def _existing(install: Omnibus, runner: Runner, pattern: str) -> list[str]:
+    """The names below the root that a pattern of ``config_patterns`` means: one directory, and a glob in it."""
+    directory, _, wanted = pattern.rpartition("/")
+    try:
+        entries = install.parse_directory(runner.run(install.list_directory(install.root / directory)))
+    except CommandFailed:
+        return []
+    return sorted(f"{directory}/{entry.name}" for entry in entries if _matches(entry.name, wanted))
+
+
+def _matches(name: str, wanted: str) -> bool:
+    return name == wanted or (wanted.endswith("*") and name.startswith(wanted[:-1]))
+
+
+# -- the run ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Run:
+    """One run's state between its phases; the journal holds the same for the next process."""
+
+    order: Order
+    place: Place
+    journal: Journal
+    version: str
+    index: dict[str, list[IndexedMember]] = field(default_factory=dict)
+
+    def finish(self) -> Manifest:
+        if self.journal.find("created") is None:
+            with self._phase("create", "GitLab writes its backup"):
+                self._create()
+        with self._phase("send", f"Sealing and sending to {self.place.catalog.store.name}"):
+            judge = self._application_judge()
+            application = self._send_application(judge)
+            config = self._send_config()
+            index = self._send_index()
+        with self._phase("commit", "Signing and committing the set"):
+            manifest = self._manifest((application, config), index, judge)
+            self.place.catalog.commit(manifest, self.place.signer)
+            self.journal.append("committed")
+        with self._phase("clean", "Removing the staged files"):
+            _clean_staging(self.order.install, self.place.runner)
+            self.journal.append("done")
+        return manifest
+
+    @property
+    def set_id(self) -> str:
+        return str(self._entry("begin")["set_id"])
+
+    def _create(self) -> None:
+        command = self.order.install.create_backup(self.set_id)
+        lines, failure = try_and_collect(self.place.runner, command, "create", self.place.emit)
+        created = judge_create(lines, failure, self.set_id)
+        self.journal.append(
+            "created",
+            members=list(created.members),
+            completed=sorted(created.repositories),
+            findings=[asdict(finding) for finding in created.findings],
+        )
+
+    def _application_judge(self) -> ApplicationJudge:
+        created = self._entry("created")
+        repositories = frozenset((storage, path) for storage, path in created["completed"])
+        return ApplicationJudge(self.set_id, self.version, tuple(created["members"]), repositories)
+
+    def _send_application(self, judge: ApplicationJudge) -> Archive:
+        install = self.order.install
+        command = install.pack(install.backup_path, judge.members)
+        scanner = TarScanner(judge.watch)
+        archive = self._send("application", command, self.order.recipients, scanner)
+        judge.finish(scanner.members)
+        return archive
+
+    def _send_config(self) -> Archive:
+        install = self.order.install
+        names = config_members(install, self.place.runner)
+        command = install.pack(install.root, names, follow_links=True)
+        return self._send("config", command, self.order.config_recipients, TarScanner())
+
+    def _send(self, name: str, command: Command, recipients: tuple[str, ...], scanner: TarScanner) -> Archive:
+        writer = VolumeWriter(
+            self.place.catalog,
+            self.set_id,
+            self.journal,
+            self.order.volume_size,
+            self.order.volumes_in_flight,
+            self.place.emit,
+        )
+        with self.place.runner.read_from(command) as stream:
+            volumes = writer.write(name, stream, scanner, parse_recipients(recipients))
+        files = [member for member in scanner.members if member.kind == "file"]
+        self.index[name] = [IndexedMember(member.name, member.offset, member.size) for member in files]
+        return Archive(name, _seal_kind(recipients), recipients, len(scanner.members), volumes)
+
+    def _send_index(self) -> Archive:
+        recipients = self.order.recipients
+        volume = self.place.catalog.put_index(self.set_id, self.index, parse_recipients(recipients))
+        return Archive("index", _seal_kind(recipients), recipients, 0, (volume,))
+
+    def _manifest(self, archives: tuple[Archive, ...], index: Archive, judge: ApplicationJudge) -> Manifest:
+        findings = (*(Finding(**entry) for entry in self._entry("created")["findings"]), *judge.findings)
+        for finding in findings:
+            self.place.emit(Noticed(finding.code, finding.message))
+        facts = GitLabFacts(
+            version=self.version,
+            package=package_for(self.version),
+            install="omnibus",
+            installation_type=judge.information.installation_type,
+            db_version=judge.information.db_version,
+            backup_id=self.set_id,
+            repositories=len(judge.repositories),
+        )
+        return Manifest(
+            format=FORMAT,
+            tool=f"drtool {__version__}",
+            instance=self.order.instance,
+            set_id=self.set_id,
+            created_at=datetime.fromisoformat(self._entry("begin")["at"]),
+            finished_at=self.place.clock.now(),
+            gitlab=facts,
+            verdict="amber" if findings else "green",
+            findings=findings,
+            archives=archives,
+            index=index,
+        )
+
+    def _entry(self, what: str) -> dict[str, Any]:
+        entry = self.journal.find(what)
+        assert entry is not None, f"the journal has no {what!r} entry yet"
+        return entry
+
+    def _phase(self, name: str, title: str) -> AbstractContextManager[Callable[[], float]]:
+        return phase(name, title, self.place.clock, self.place.emit)
+
+
+def _seal_kind(recipients: tuple[str, ...]) -> SealKind:
+    return "age" if recipients else "none"

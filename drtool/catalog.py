@@ -1,0 +1,290 @@
+"""Backup sets on a store. The layout of keys is known here and nowhere else.
+
+<instance>/sets/<set_id>/application-0000.tar.age …  config-0000.tar.age  index.age
+<instance>/sets/<set_id>/manifest.json.sig, then manifest.json: the commit
+<instance>/receipts/<run_id>.json and .sig
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import BinaryIO, cast
+
+from drtool.core.model import (
+    Archive,
+    IndexedMember,
+    Manifest,
+    SealKind,
+    Volume,
+    is_set_id,
+    parse_manifest,
+    render_manifest,
+)
+from drtool.errors import DrtoolError, ObjectMissing, SetDamaged, SetMissing, SignatureInvalid, StoreError
+from drtool.signing import Signer, Verifier
+from drtool.stores import ObjectInfo, Store
+from drtool.streams import CHUNK, SealBroken, Source, Tap, sealed, unsealed
+
+MANIFEST = "manifest.json"
+SIGNATURE = "manifest.json.sig"
+_SMALL = 64 << 20  # a manifest names volumes, not members: 64 MiB of it would be half a million volumes
+
+
+def volume_name(archive: str, number: int, seal: SealKind) -> str:
+    """Name a volume; names of one archive sort in the order of its bytes."""
+    return f"{archive}-{number:04d}.tar" + (".age" if seal == "age" else "")
+
+
+class Catalog:
+    """The sets of one instance on one store."""
+
+    def __init__(self, store: Store, instance: str) -> None:
+        self.store = store
+        self.instance = instance
+
+    def key(self, set_id: str, name: str) -> str:
+        return f"{self.instance}/sets/{set_id}/{name}"
+
+    def set_ids(self) -> list[str]:
+        """Every committed set, oldest first."""
+        prefix = f"{self.instance}/sets/"
+        parts = (found.key.removeprefix(prefix).split("/") for found in self.store.list(prefix))
+        return sorted(part[0] for part in parts if len(part) == 2 and part[1] == MANIFEST and is_set_id(part[0]))
+
+    def resolve(self, text: str) -> str:
+        """Turn ``latest``, a set id or an unambiguous beginning of one into a set id. Raises SetMissing."""
+        known = self.set_ids()
+        if text == "latest":
+            matches = known[-1:]
+        else:
+            matches = [text] if text in known else [set_id for set_id in known if text and set_id.startswith(text)]
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
+            raise SetMissing(f"{text} may be any of {', '.join(matches)}", hint="Give more of the set's name.")
+        raise SetMissing(
+            f"no backup set {text!r} of {self.instance} in {self.store.name}"
+            if text != "latest"
+            else f"no backup set of {self.instance} in {self.store.name}",
+            hint="`drtool list` shows what is there." if known else "`drtool backup` makes the first one.",
+        )
+
+    def read_manifest(self, set_id: str, verifier: Verifier | None) -> Manifest:
+        """Read a set's manifest and check that it is this set's and signed.
+
+        ``verifier`` of None skips the signature: for listings only, which move no data.
+        Raises SetMissing, SetDamaged, SignatureInvalid, FormatTooNew.
+        """
+        key = self.key(set_id, MANIFEST)
+        try:
+            text = self._read_small(key)
+        except ObjectMissing as problem:
+            raise SetMissing(f"no backup set {set_id} of {self.instance} in {self.store.name}") from problem
+        if verifier:
+            verifier.verify(text, self._signature(set_id), source=key)
+        manifest = parse_manifest(text, source=key)
+        if (manifest.set_id, manifest.instance) != (set_id, self.instance):
+            raise SetDamaged(f"{key}: is the manifest of {manifest.instance}/{manifest.set_id}, put in another's place")
+        return manifest
+
+    def has(self, set_id: str) -> bool:
+        try:
+            self.store.stat(self.key(set_id, MANIFEST))
+        except ObjectMissing:
+            return False
+        return True
+
+    def commit(self, manifest: Manifest, signer: Signer) -> None:
+        """Make the set exist: signature first, manifest last, both read back. Raises StoreError if they differ."""
+        text = render_manifest(manifest)
+        signature = signer.sign(text)
+        self.put_bytes(self.key(manifest.set_id, SIGNATURE), signature)
+        self.put_bytes(self.key(manifest.set_id, MANIFEST), text)
+        written = self._read_small(self.key(manifest.set_id, MANIFEST)), self._signature(manifest.set_id)
+        if written != (text, signature):
+            raise StoreError(
+                f"{self.key(manifest.set_id, MANIFEST)}: reads back differently from what was written",
+                hint="The set is not to be trusted. Check the store, then run the backup again.",
+            )
+
+    def put_volume(
+        self,
+        set_id: str,
+        name: str,
+        plain: BinaryIO,
+        recipients: Sequence[object],
+        *,
+        saw: Callable[[int], None] | None = None,
+    ) -> Volume:
+        """Seal and store one volume from a stream; ``recipients`` empty means in clear.
+
+        ``saw`` is told the plain bytes as they pass. Whatever the stream raises goes through, and nothing is stored.
+        """
+        tapped = Tap(plain, saw)
+        closing = sealed(cast(BinaryIO, tapped), recipients) if recipients else tapped
+        try:
+            stored = Tap(cast(BinaryIO, closing))
+            put = self.store.put(self.key(set_id, name), cast(BinaryIO, stored))
+        finally:
+            closing.close()
+        if put.size != stored.size:
+            raise StoreError(f"{self.key(set_id, name)}: {stored.size} bytes sent, the store holds {put.size}")
+        return Volume(name, tapped.size, tapped.sha256, stored.size, stored.sha256)
+
+    def put_index(self, set_id: str, index: dict[str, list[IndexedMember]], recipients: Sequence[object]) -> Volume:
+        """Store where every member of every archive lies; sealed like the data, because it names projects."""
+        rows = {name: [(m.name, m.offset, m.size) for m in members] for name, members in index.items()}
+        text = zlib.compress(json.dumps(rows).encode(), level=6)
+        name = "index.age" if recipients else "index"
+        return self.put_volume(set_id, name, io.BytesIO(text), recipients)
+
+    def put_receipt(self, run_id: str, text: bytes, signer: Signer | None) -> str:
+        """Store a receipt, with its signature beside it if there is a key; return its key."""
+        key = f"{self.instance}/receipts/{run_id}.json"
+        if signer:
+            self.put_bytes(f"{key}.sig", signer.sign(text))
+        self.put_bytes(key, text)
+        return key
+
+    def stat_volume(self, set_id: str, name: str) -> ObjectInfo:
+        return self.store.stat(self.key(set_id, name))
+
+    def put_bytes(self, key: str, content: bytes) -> None:
+        self.store.put(key, io.BytesIO(content), size_hint=len(content))
+
+    def _signature(self, set_id: str) -> bytes:
+        key = self.key(set_id, SIGNATURE)
+        try:
+            return self._read_small(key)
+        except ObjectMissing as problem:
+            raise SignatureInvalid(
+                f"{key}: is not there, the set is unsigned",
+                hint="Someone else wrote it, or a file was lost; --unsigned goes on all the same.",
+            ) from problem
+
+    def _read_small(self, key: str) -> bytes:
+        with self.store.open(key) as body:
+            content = b"".join(iter(lambda: body.read(CHUNK), b""))
+        if len(content) > _SMALL:
+            raise SetDamaged(f"{key}: {len(content)} bytes, far too large for what it should be")
+        return content
+
+
+@dataclass(frozen=True)
+class BackupSet:
+    """A committed set, opened for reading.
+
+    ``identities`` come from ``streams.parse_identities``; without any, only archives in clear can be read.
+    """
+
+    catalog: Catalog
+    manifest: Manifest
+    identities: tuple[object, ...] = ()
+
+    def check_present(self, volume: Volume) -> None:
+        """Raise SetDamaged unless the store holds the volume at its full size."""
+        key = self.catalog.key(self.manifest.set_id, volume.name)
+        try:
+            found = self.catalog.store.stat(key)
+        except ObjectMissing as problem:
+            raise SetDamaged(f"{key}: is missing from {self.catalog.store.name}") from problem
+        if found.size != volume.stored_size:
+            raise SetDamaged(f"{key}: {found.size} bytes in the store, the manifest says {volume.stored_size}")
+
+    def check_stored(self, volume: Volume, saw: Callable[[int], None] | None = None) -> None:
+        """Read a volume as it lies and compare its digest; needs no identity. Raises SetDamaged."""
+        with self._open(volume) as body:
+            stored = Tap(body, saw)
+            while stored.read(CHUNK):
+                pass
+        self._compare_stored(volume, stored)
+
+    def read_archive(self, name: str, saw: Callable[[int], None] | None = None) -> BinaryIO:
+        """The archive's plain bytes as one stream; every volume's digests are checked before its last byte is given.
+
+        ``read`` raises SetDamaged naming the volume, or IdentityMismatch.
+        """
+        return cast(BinaryIO, _ArchiveReader(self._plain_chunks(self.manifest.archive(name), saw)))
+
+    def read_index(self) -> dict[str, list[IndexedMember]]:
+        """Where every member lies, per archive."""
+        text = b"".join(self._plain_chunks(self.manifest.index, None))
+        try:
+            rows = json.loads(zlib.decompress(text))
+            return {name: [IndexedMember(*row) for row in members] for name, members in rows.items()}
+        except (zlib.error, ValueError, TypeError, AttributeError) as problem:
+            raise SetDamaged(f"{self.manifest.set_id}: the index cannot be read: {problem}") from problem
+
+    def _plain_chunks(self, archive: Archive, saw: Callable[[int], None] | None) -> Iterator[bytes]:
+        for volume in archive.volumes:
+            yield from self._volume_chunks(volume, archive.seal, saw)
+
+    def _volume_chunks(self, volume: Volume, seal: SealKind, saw: Callable[[int], None] | None) -> Iterator[bytes]:
+        held = b""  # the newest chunk stays back until the whole volume is proven
+        with self._open(volume) as body:
+            stored = Tap(body)
+            source = unsealed(cast(BinaryIO, stored), self.identities) if seal == "age" else stored
+            plain = Tap(cast(BinaryIO, source), saw)
+            try:
+                while chunk := plain.read(CHUNK):
+                    if held:
+                        yield held
+                    held = chunk
+                while stored.read(CHUNK):  # whatever follows the sealed bytes belongs to the stored digest
+                    pass
+            except SealBroken as problem:
+                raise self._damaged(volume, f"the seal is broken: {problem}") from problem
+            except DrtoolError:
+                self._blame_damage_first(volume, stored)
+                raise
+            finally:
+                source.close()
+        self._compare_stored(volume, stored)
+        if (plain.size, plain.sha256) != (volume.plain_size, volume.plain_sha256):
+            raise self._damaged(volume, "unseals to other bytes than were sealed")
+        if held:
+            yield held
+
+    def _blame_damage_first(self, volume: Volume, stored: Tap) -> None:
+        """A changed header looks like a wrong identity: read on, and let the digest say which it is."""
+        while stored.read(CHUNK):
+            pass
+        self._compare_stored(volume, stored)
+
+    def _compare_stored(self, volume: Volume, stored: Tap) -> None:
+        if stored.size != volume.stored_size:
+            raise self._damaged(volume, f"{stored.size} bytes read, the manifest says {volume.stored_size}")
+        if stored.sha256 != volume.stored_sha256:
+            raise self._damaged(volume, "other bytes than were stored")
+
+    @contextmanager
+    def _open(self, volume: Volume) -> Iterator[BinaryIO]:
+        self.check_present(volume)  # a missing object is damage here, not a wrong key
+        with self.catalog.store.open(self.catalog.key(self.manifest.set_id, volume.name)) as body:
+            yield body
+
+    def _damaged(self, volume: Volume, what: str) -> SetDamaged:
+        return SetDamaged(
+            f"{self.catalog.key(self.manifest.set_id, volume.name)}: {what}",
+            hint="Use another set (`drtool list`), or another copy of this one.",
+        )
+
+
+class _ArchiveReader(Source):
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self._rest = memoryview(b"")
+
+    def read(self, size: int = -1, /) -> bytes:
+        if size is None or size < 0:
+            return self.readall()
+        if not self._rest:
+            self._rest = memoryview(next(self._chunks, b""))
+        data = bytes(self._rest[:size])
+        self._rest = self._rest[size:]
+        return data

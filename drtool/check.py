@@ -1,0 +1,104 @@
+"""Could a backup be taken now, and could it be restored? Looks at everything, changes nothing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from drtool.backup import Order, config_members, look_at_version
+from drtool.catalog import Catalog
+from drtool.core.command import Command
+from drtool.engine import running_task
+from drtool.errors import CommandFailed, ConfigError, DrtoolError, HostUnfit
+from drtool.hosts import Runner
+from drtool.signing import Signer, Verifier
+from drtool.streams import parse_recipients
+
+_OLDEST_TAR = (1, 30)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One question: ``error`` is None when all is well, and then ``found`` says what was seen."""
+
+    question: str
+    found: str
+    error: DrtoolError | None = None
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is checked."""
+
+    order: Order
+    catalog: Catalog
+    runner: Runner
+    signer: Signer | None
+    verifier: Verifier
+
+
+def check(subject: Subject) -> tuple[Answer, ...]:
+    """Ask every question, also after a bad answer."""
+    questions: tuple[tuple[str, Callable[[Subject], str]], ...] = (
+        ("seal", _seal),
+        ("signature", _signature),
+        ("gitlab", _gitlab),
+        ("gitlab config", _gitlab_config),
+        ("gitlab tasks", _tasks),
+        ("tar", _tar),
+        ("store", _store),
+    )
+    return tuple(_ask(name, question, subject) for name, question in questions)
+
+
+def _ask(name: str, question: Callable[[Subject], str], subject: Subject) -> Answer:
+    try:
+        return Answer(name, question(subject))
+    except DrtoolError as error:
+        return Answer(name, "", error)
+
+
+def _seal(subject: Subject) -> str:
+    order = subject.order
+    order.check_seals()
+    parse_recipients(order.recipients)
+    parse_recipients(order.config_recipients)
+    data = f"{len(order.recipients)} recipients" if order.recipients else "none, as the configuration says"
+    return f"data: {data}; configuration: {len(order.config_recipients)} recipients"
+
+
+def _signature(subject: Subject) -> str:
+    if subject.signer is None:
+        raise ConfigError("signing_key is missing", hint="`drtool init` makes one.")
+    probe = b"drtool check\n"
+    subject.verifier.verify(probe, subject.signer.sign(probe), source="a test message")
+    return f"{subject.signer.key} signs, and is trusted"
+
+
+def _gitlab(subject: Subject) -> str:
+    return f"{look_at_version(subject.order.install, subject.runner)} on {subject.runner.name}"
+
+
+def _gitlab_config(subject: Subject) -> str:
+    return f"{len(config_members(subject.order.install, subject.runner))} paths to save"
+
+
+def _tasks(subject: Subject) -> str:
+    pid = running_task(subject.runner, subject.order.install)
+    return f"process {pid} is at work, a backup would wait for it" if pid else "none running"
+
+
+def _tar(subject: Subject) -> str:
+    try:
+        first = subject.runner.run(Command(("tar", "--version"))).decode().splitlines()[0]
+    except (CommandFailed, IndexError) as problem:
+        raise HostUnfit(f"no tar on {subject.runner.name}", hint="Install GNU tar.") from problem
+    match = re.search(r"GNU tar\) (\d+)\.(\d+)", first)
+    if not match or (int(match[1]), int(match[2])) < _OLDEST_TAR:
+        raise HostUnfit(f"{first} on {subject.runner.name}", hint="GNU tar 1.30 or newer is needed.")
+    return first
+
+
+def _store(subject: Subject) -> str:
+    return f"{subject.catalog.store.name} holds {len(subject.catalog.set_ids())} sets of {subject.catalog.instance}"

@@ -1,0 +1,319 @@
+"""The command line: a short function per command. Only click is imported here; the rest when it is needed."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
+
+import click
+
+from drtool import __version__
+
+if TYPE_CHECKING:
+    from drtool.app import App
+    from drtool.catalog import BackupSet
+    from drtool.ui import Ui
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+_COMMON = (
+    click.option(
+        "--config", "-c", type=click.Path(path_type=Path), help="drtool.toml (default: ./ then /etc/drtool/)."
+    ),
+    click.option("--json", "as_json", is_flag=True, help="One JSON object per line on standard output."),
+    click.option("-v", "--verbose", is_flag=True, help="Also show what GitLab's commands print."),
+    click.option("-q", "--quiet", is_flag=True, help="Print nothing unless something is wrong. For cron."),
+)
+_INSTANCE = click.option("--instance", help="Which instance, if the configuration has several.")
+_IDENTITY = click.option(
+    "--identity", "-i", "identities", multiple=True, type=click.Path(path_type=Path), help="File with an age identity."
+)
+_UNSIGNED = click.option("--unsigned", is_flag=True, help="Go on without a valid signature. You were warned.")
+
+
+class _Call:
+    """The common options of one invocation, given before or after the command's name."""
+
+    def __init__(self) -> None:
+        self.options: dict[str, Any] = {}
+
+    def take(self, given: dict[str, Any]) -> None:
+        for name in ("config", "as_json", "verbose", "quiet"):
+            self.options[name] = given.pop(name) or self.options.get(name)
+
+    @functools.cached_property
+    def ui(self) -> Ui:
+        from drtool.ui import Ui
+
+        flags = {name: bool(self.options.get(name)) for name in ("as_json", "verbose", "quiet")}
+        return Ui(**flags)
+
+    def app(self, instance: str | None = None) -> App:
+        from drtool.app import load
+
+        return load(self.options.get("config"), instance, self.ui.emit)
+
+
+def _command(function: _Function) -> _Function:
+    """Give a command the common options, and its call instead of them."""
+
+    @functools.wraps(function)
+    def wrapped(**given: Any) -> Any:
+        call = click.get_current_context().find_object(_Call)
+        assert call is not None
+        call.take(given)
+        return function(call, **given)
+
+    for option in reversed(_COMMON):
+        wrapped = option(wrapped)
+    return wrapped  # type: ignore[return-value]  # click's decorators change the signature
+
+
+class _Ordered(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(cls=_Ordered, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="drtool")
+def cli(**given: Any) -> None:
+    """Backup, restore and disaster recovery for self-managed GitLab.
+
+    Start with `drtool demo`, or with `drtool init` and `drtool check`.
+    """
+    call = click.get_current_context().find_object(_Call)
+    assert call is not None
+    call.take(given)
+
+
+for _option in reversed(_COMMON):
+    cli = _option(cli)
+
+
+@cli.command()
+@click.argument("directory", type=click.Path(path_type=Path), default=Path("/etc/drtool"))
+@click.option("--instance", default="gitlab", show_default=True, help="What to call this GitLab.")
+@click.option("--store", type=click.Path(path_type=Path), help="A directory for the backups; edit the file for S3.")
+@_command
+def init(call: _Call, directory: Path, instance: str, store: Path | None) -> None:
+    """Write drtool.toml and make the keys, in DIRECTORY (default /etc/drtool)."""
+    import platform
+
+    from drtool.hosts.local import LocalRunner
+    from drtool.initialise import initialise
+
+    made = initialise(
+        directory.absolute(), LocalRunner(), instance=instance, host=platform.node(), store=store and store.absolute()
+    )
+    from drtool.report import made_text
+
+    call.ui.result(made, made_text(made))
+
+
+@cli.command()
+@_INSTANCE
+@_command
+def check(call: _Call, instance: str | None) -> None:
+    """Say whether a backup could be taken now. Changes nothing."""
+    from drtool.check import Subject
+    from drtool.check import check as ask
+    from drtool.report import answers_text
+
+    app = call.app(instance)
+    answers = ask(Subject(app.backup_order(), app.catalog, app.runner, app.signer, app.verifier))
+    call.ui.result({"answers": answers}, answers_text(answers))
+    for answer in answers:
+        if answer.error:
+            sys.exit(answer.error.exit_status)
+
+
+@cli.command()
+@_INSTANCE
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+@_command
+def backup(call: _Call, instance: str | None, dry_run: bool) -> None:
+    """Take one complete backup now."""
+    from drtool.backup import back_up, preview
+    from drtool.report import backup_text, preview_text
+
+    app = call.app(instance)
+    order, place = app.backup_order(), app.backup_place()
+    if dry_run:
+        planned = preview(order, place)
+        call.ui.result(planned, preview_text(planned))
+        return
+    outcome = back_up(order, place)
+    call.ui.result(outcome, backup_text(outcome))
+
+
+@cli.command("list")
+@_INSTANCE
+@_command
+def list_sets(call: _Call, instance: str | None) -> None:
+    """List the backup sets, oldest first."""
+    from drtool.report import list_rows, list_text
+
+    app = call.app(instance)
+    rows = list_rows(app.catalog)
+    call.ui.result({"sets": rows}, list_text(rows, app.instance.name, app.catalog.store.name))
+
+
+@cli.command()
+@click.argument("set_id", metavar="SET")
+@_INSTANCE
+@_UNSIGNED
+@_command
+def show(call: _Call, set_id: str, instance: str | None, unsigned: bool) -> None:
+    """Show one set: SET is its name, the beginning of it, or `latest`."""
+    from drtool.report import show_text
+
+    manifest = call.app(instance).open_set(set_id, unsigned=unsigned).manifest
+    call.ui.result(manifest, show_text(manifest, signed=not unsigned))
+
+
+@cli.command()
+@click.argument("set_id", metavar="[SET]", default="latest")
+@click.option("--level", type=click.Choice(["present", "digest"]), default="digest", show_default=True)
+@_INSTANCE
+@_UNSIGNED
+@_command
+def verify(call: _Call, set_id: str, level: Literal["present", "digest"], instance: str | None, unsigned: bool) -> None:
+    """Verify a set where it lies (default: the latest). Needs no private key."""
+    from drtool.errors import SetDamaged
+    from drtool.report import verdict_text
+    from drtool.verify import verify as judge
+
+    app = call.app(instance)
+    verdict = judge(app.open_set(set_id, unsigned=unsigned), level, signed=not unsigned, clock=app.clock, emit=app.emit)
+    call.ui.result(verdict, verdict_text(verdict))
+    if verdict.problems:
+        sys.exit(SetDamaged.exit_status)
+
+
+@cli.command()
+@click.argument("set_id", metavar="SET")
+@click.option("--into", type=click.Path(path_type=Path), required=True, help="A directory; made if it is not there.")
+@_IDENTITY
+@_INSTANCE
+@_UNSIGNED
+@_command
+def fetch(
+    call: _Call, set_id: str, into: Path, identities: tuple[Path, ...], instance: str | None, unsigned: bool
+) -> None:
+    """Write a set's archives as plain tars into a directory."""
+    from drtool.fetch import fetch as bring
+    from drtool.report import fetched_text
+
+    app = call.app(instance)
+    backup_set = app.open_set(set_id, identities=app.identities(identities), unsigned=unsigned)
+    paths = bring(backup_set, into, clock=app.clock, emit=app.emit)
+    call.ui.result({"set_id": backup_set.manifest.set_id, "files": paths}, fetched_text(paths))
+
+
+@cli.command()
+@click.argument("set_id", metavar="SET")
+@click.option("--to", "host", required=True, help="The host to restore onto; `local` is this one.")
+@click.option("--dry-run", is_flag=True, help="Print the plan, and do nothing.")
+@click.option("--yes", is_flag=True, help="Do not ask before it starts.")
+@click.option("--yes-replace", metavar="HOSTNAME", help="The target holds projects, and they may be replaced.")
+@click.option("--resume", metavar="RUN", help="Take up this unfinished run (default: the newest one for set and host).")
+@_IDENTITY
+@_INSTANCE
+@_UNSIGNED
+@_command
+def restore(
+    call: _Call,
+    set_id: str,
+    host: str,
+    dry_run: bool,
+    yes: bool,
+    yes_replace: str | None,
+    resume: str | None,
+    identities: tuple[Path, ...],
+    instance: str | None,
+    unsigned: bool,
+) -> None:
+    """Restore a set onto a host that runs exactly its GitLab version."""
+    from drtool.report import plan_text, restored_text
+    from drtool.restore import Request, carry_out, prepare
+
+    if host != "local":
+        raise click.UsageError("--to: only `local` is supported so far; run drtool on the target itself.")
+    app = call.app(instance)
+    opened = app.open_set(set_id, identities=app.identities(identities), unsigned=unsigned)
+    request = Request(app.instance.name, app.install, yes_replace, resume)
+    place = app.restore_place(opened)
+    prepared = prepare(request, place)
+    if dry_run:
+        call.ui.result(prepared.plan, plan_text(prepared, opened.manifest))
+        return
+    call.ui.say(plan_text(prepared, opened.manifest))
+    if not (yes or call.ui.confirm("Restore now?")):
+        _stop(call, opened)
+    outcome = carry_out(prepared, request, place)
+    call.ui.result(outcome, restored_text(outcome, opened.manifest))
+
+
+def _stop(call: _Call, opened: BackupSet) -> NoReturn:
+    from drtool.errors import DrtoolError
+
+    call.ui.error(DrtoolError(f"{opened.manifest.set_id} was not restored: nobody said yes", hint="Give --yes."))
+    sys.exit(1)
+
+
+@cli.command()
+@click.option("--keep", type=click.Path(path_type=Path), help="Leave everything in this directory, to play with.")
+@_command
+def demo(call: _Call, keep: Path | None) -> None:
+    """Back up, lose and restore an embedded GitLab, and tell the story."""
+    from drtool.demo.story import tell
+
+    tell(keep, call.ui)
+
+
+def main() -> None:
+    """Run the command line; turn every error into a line of text and an exit status."""
+    call = _Call()
+    try:
+        status = cli.main(obj=call, standalone_mode=False, prog_name="drtool")
+    except click.exceptions.Abort:
+        status = _interrupted(call)
+    except KeyboardInterrupt:
+        status = _interrupted(call)
+    except click.ClickException as problem:
+        problem.show()
+        status = problem.exit_code
+    except BrokenPipeError:  # whoever read our output had enough
+        sys.stderr.close()
+        status = 141
+    except Exception as problem:  # noqa: BLE001 - the one place where everything ends
+        status = _failed(call, problem)
+    call.ui.close()
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _interrupted(call: _Call) -> int:
+    call.ui.close()
+    click.echo("interrupted: the same command again takes up where this one stopped", err=True)
+    return 130
+
+
+def _failed(call: _Call, problem: Exception) -> int:
+    from drtool.errors import DrtoolError
+
+    if isinstance(problem, DrtoolError):
+        call.ui.error(problem)
+        return problem.exit_status
+    if call.options.get("verbose"):
+        import traceback
+
+        traceback.print_exception(problem)
+    defect = DrtoolError(
+        f"a defect in drtool: {type(problem).__name__}: {problem}",
+        hint="Run it again with -v and report what it prints.",
+    )
+    call.ui.error(defect)
+    return defect.exit_status

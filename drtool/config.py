@@ -1,0 +1,234 @@
+"""``drtool.toml``: parsed at the door, trusted afterwards. Every complaint reads ``file: key: reason``."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from drtool.errors import ConfigError
+from drtool.signing import refuse_exposed
+
+SEARCHED = (Path("drtool.toml"), Path("/etc/drtool/drtool.toml"))
+"""Where the file is looked for when neither --config nor DRTOOL_CONFIG names one."""
+
+_UNITS = {"": 1, "B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
+_SMALLEST_VOLUME = 64 << 10
+
+
+def parse_size(value: object) -> int:
+    """Read ``"1 GiB"``, ``"512MiB"`` or a number of bytes."""
+    match = re.fullmatch(r"\s*(\d+)\s*([A-Za-z]*)\s*", str(value))
+    if isinstance(value, bool) or not match or match[2].upper() not in _UNITS:
+        raise ValueError('write a size like "1 GiB" or "512 MiB"')
+    return int(match[1]) * _UNITS[match[2].upper()]
+
+
+def _check_reference(text: str) -> str:
+    if not re.fullmatch(r"env:[A-Za-z_][A-Za-z0-9_]*|file:.+", text):
+        raise ValueError("secrets are not written here: say env:NAME or file:/path/to/it")
+    return text
+
+
+Size = Annotated[int, BeforeValidator(parse_size)]
+SecretReference = Annotated[str, AfterValidator(_check_reference)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class LocalStoreTable(_Table):
+    """A directory: a mounted disk, a share."""
+
+    kind: Literal["local"]
+    path: Annotated[Path, Field(strict=False)]
+
+
+class S3StoreTable(_Table):
+    """AWS S3, DigitalOcean Spaces, or anything that speaks S3."""
+
+    kind: Literal["s3"]
+    bucket: str
+    prefix: str = ""
+    region: str | None = None
+    endpoint: str | None = None
+    access_key_id: SecretReference | None = None
+    secret_access_key: SecretReference | None = None
+    session_token: SecretReference | None = None
+    checksums: Literal["when_supported", "when_required"] = "when_supported"
+    path_style: bool | None = None
+    ca_bundle: Annotated[Path | None, Field(strict=False)] = None
+    concurrency: Annotated[int, Field(ge=1, le=64)] = 4
+
+    @model_validator(mode="after")
+    def _keys_come_together(self) -> S3StoreTable:
+        if (self.access_key_id is None) != (self.secret_access_key is None):
+            raise ValueError("access_key_id and secret_access_key come together, or not at all")
+        return self
+
+
+StoreTable = Annotated[LocalStoreTable | S3StoreTable, Field(discriminator="kind")]
+
+
+class InstanceTable(_Table):
+    """One GitLab."""
+
+    name: Name
+    install: Literal["omnibus"] = "omnibus"
+    prefix: Annotated[Path, Field(strict=False)] = Path("/")
+    backup_path: Annotated[Path | None, Field(strict=False)] = None
+    store: str
+    seal: Literal["age", "none"] = "age"
+    seal_to: tuple[str, ...] = Field(default=(), strict=False)
+    config_seal_to: tuple[str, ...] = Field(default=(), strict=False)
+    identities: tuple[SecretReference, ...] = Field(default=(), strict=False)
+    signing_key: Annotated[Path | None, Field(strict=False)] = None
+    trusted_signers: tuple[str, ...] = Field(default=(), strict=False)
+    volume_size: Annotated[Size, Field(ge=_SMALLEST_VOLUME)] = 1 << 30
+    volumes_in_flight: Annotated[int, Field(ge=1, le=16)] = 2
+
+    @model_validator(mode="after")
+    def _clear_means_clear(self) -> InstanceTable:
+        if self.seal == "none" and self.seal_to:
+            raise ValueError('seal = "none" and seal_to contradict each other: leave one out')
+        return self
+
+
+class Config(_Table):
+    """The whole file."""
+
+    state_dir: Annotated[Path, Field(strict=False)] = Path("/var/lib/drtool")
+    instance: tuple[InstanceTable, ...] = Field(min_length=1, strict=False)
+    store: dict[str, StoreTable]
+
+    @model_validator(mode="after")
+    def _names_fit(self) -> Config:
+        names = [table.name for table in self.instance]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two instances are named {name!r}")
+        for table in self.instance:
+            if table.store not in self.store:
+                raise ValueError(
+                    f"instance {table.name!r} wants store {table.store!r}, there is no [store.{table.store}]"
+                )
+        return self
+
+    def choose(self, name: str | None) -> InstanceTable:
+        """The instance of this name, or the only one. Raises ConfigError."""
+        known = {table.name: table for table in self.instance}
+        if name is None and len(known) == 1:
+            return self.instance[0]
+        if name in known:
+            return known[name]
+        listed = ", ".join(known)
+        if name is None:
+            raise ConfigError(f"there are several instances: {listed}", hint="Say which one: --instance NAME.")
+        raise ConfigError(f"no instance {name!r}; there are: {listed}")
+
+
+def find_config(given: Path | None) -> Path:
+    """The file to read: the one given, DRTOOL_CONFIG, or the first of SEARCHED that is there. Raises ConfigError."""
+    named = given or (Path(os.environ["DRTOOL_CONFIG"]) if os.environ.get("DRTOOL_CONFIG") else None)
+    for path in [named] if named else SEARCHED:
+        if path.is_file():
+            return path
+    if named:
+        raise ConfigError(f"{named}: no such file", hint="`drtool init` writes one.")
+    looked = " and ".join(str(path) for path in SEARCHED)
+    raise ConfigError(f"no drtool.toml (looked for {looked})", hint="`drtool init` writes one; --config names another.")
+
+
+def read_config(path: Path) -> Config:
+    """Read and check the file. Relative paths in it are meant from its own directory. Raises ConfigError."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        tables = tomllib.loads(text)
+    except (OSError, UnicodeDecodeError) as problem:
+        raise ConfigError(f"{path}: cannot be read: {problem}") from problem
+    except tomllib.TOMLDecodeError as problem:
+        raise ConfigError(f"{path}: not TOML: {problem}") from problem
+    try:
+        config = Config.model_validate(tables)
+    except ValidationError as problem:
+        raise ConfigError(
+            "\n".join(_complaints(path, problem.errors(include_input=False, include_url=False)))
+        ) from None
+    return _anchor(config, path.resolve().parent)
+
+
+def read_secret(reference: str) -> str:
+    """Fetch what a secret reference points at, without its trailing newline.
+
+    Raises ConfigError if it is not there, SecretExposed if others could read the file too.
+    """
+    kind, _, where = reference.partition(":")
+    if kind == "env":
+        if where not in os.environ:
+            raise ConfigError(f"{reference}: this environment variable is not set")
+        return os.environ[where]
+    path = Path(where)
+    if not path.is_file():
+        raise ConfigError(f"{reference}: no such file")
+    refuse_exposed(path)
+    return path.read_text(encoding="utf-8").rstrip("\n")
+
+
+def _complaints(path: Path, problems: Iterable[Any]) -> list[str]:
+    lines = []
+    for problem in problems:
+        key = _key([part for part in problem["loc"] if part not in ("local", "s3")])
+        reason = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "extra_forbidden":
+            reason = "no such key"
+        elif problem["type"] == "missing":
+            reason = "is missing"
+        elif problem["type"] == "string_pattern_mismatch" and key.endswith("name"):
+            reason = "use lower-case letters, digits, dots and dashes"
+        lines.append(f"{path}: {key}: {reason}" if key else f"{path}: {reason}")
+    return lines
+
+
+def _key(parts: Iterable[str | int]) -> str:
+    text = ""
+    for part in parts:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text
+
+
+def _anchor(config: Config, base: Path) -> Config:
+    """Make every relative path absolute, as seen from the file."""
+
+    def absolute(path: Path | None) -> Path | None:
+        return base / path.expanduser() if path is not None else None
+
+    def reference(text: str) -> str:
+        return f"file:{base / Path(text[5:]).expanduser()}" if text.startswith("file:") else text
+
+    def store(table: LocalStoreTable | S3StoreTable) -> LocalStoreTable | S3StoreTable:
+        if isinstance(table, LocalStoreTable):
+            return table.model_copy(update={"path": absolute(table.path)})
+        secrets = {name: getattr(table, name) for name in ("access_key_id", "secret_access_key", "session_token")}
+        anchored = {name: reference(text) for name, text in secrets.items() if text}
+        return table.model_copy(update={"ca_bundle": absolute(table.ca_bundle), **anchored})
+
+    instances = tuple(
+        table.model_copy(
+            update={
+                "prefix": absolute(table.prefix),
+                "backup_path": absolute(table.backup_path),
+                "signing_key": absolute(table.signing_key),
+                "identities": tuple(reference(text) for text in table.identities),
+            }
+        )
+        for table in config.instance
+    )
+    stores = {name: store(table) for name, table in config.store.items()}
+    return config.model_copy(update={"state_dir": absolute(config.state_dir), "instance": instances, "store": stores})

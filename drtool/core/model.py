@@ -1,0 +1,174 @@
+"""The values everything else speaks about: backup sets, their archives and volumes, the manifest that commits them."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal
+
+from drtool.errors import FormatTooNew, SetDamaged
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+FORMAT = 1
+"""Of the manifest. A reader refuses a greater number: it cannot know what it would overlook."""
+
+SealKind = Literal["age", "none"]
+Verdict = Literal["green", "amber"]
+
+_SET_ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{4}\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """One object in the store. ``name`` is below the set's folder; sizes in bytes; digests are SHA-256, hex."""
+
+    name: str
+    plain_size: int
+    plain_sha256: str
+    stored_size: int
+    stored_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """One logical tar: its volumes, unsealed and concatenated in this order, are the archive."""
+
+    name: str
+    seal: SealKind
+    recipients: tuple[str, ...]
+    members: int
+    volumes: tuple[Volume, ...]
+
+    @property
+    def size(self) -> int:
+        return sum(volume.plain_size for volume in self.volumes)
+
+
+@dataclass(frozen=True, slots=True)
+class GitLabFacts:
+    """What was backed up. ``version`` is the text of the VERSION file, the string that GitLab's restore compares."""
+
+    version: str
+    package: str | None
+    install: str
+    installation_type: str
+    db_version: str
+    backup_id: str
+    repositories: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that does not stop a backup but must not be forgotten. Names no project: manifests are in clear."""
+
+    code: str
+    message: str
+    count: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The record that commits a set. In clear, signed, and free of anything sensitive."""
+
+    format: int
+    tool: str
+    instance: str
+    set_id: str
+    created_at: datetime
+    finished_at: datetime
+    gitlab: GitLabFacts
+    verdict: Verdict
+    findings: tuple[Finding, ...]
+    archives: tuple[Archive, ...]
+    index: Archive
+
+    def archive(self, name: str) -> Archive:
+        for archive in self.archives:
+            if archive.name == name:
+                return archive
+        raise SetDamaged(f"{self.set_id}: the manifest names no {name} archive")
+
+    @property
+    def volumes(self) -> tuple[Volume, ...]:
+        """All volumes of the set, the index last."""
+        return tuple(volume for archive in (*self.archives, self.index) for volume in archive.volumes)
+
+    @property
+    def stored_size(self) -> int:
+        return sum(volume.stored_size for volume in self.volumes)
+
+
+@dataclass(frozen=True, slots=True)
+class IndexedMember:
+    """Where a member's data lies in its archive, in bytes from the archive's start."""
+
+    name: str
+    offset: int
+    size: int
+
+
+def new_set_id(now: datetime, token: str) -> str:
+    """Name a set so that names sort by time. ``token`` is four hex digits that tell two runs of a second apart."""
+    set_id = f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{token}"
+    if not is_set_id(set_id):
+        raise ValueError(f"not four hex digits: {token!r}")
+    return set_id
+
+
+def is_set_id(text: str) -> bool:
+    return _SET_ID.match(text) is not None
+
+
+def time_of(set_id: str) -> datetime:
+    """When the set was begun, as its name says."""
+    return datetime.strptime(set_id[:16], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+
+
+def render_manifest(manifest: Manifest) -> bytes:
+    """Write a manifest as JSON: indented for people, the same bytes for the same value."""
+    return json.dumps(asdict(manifest), indent=1, sort_keys=True, default=_text_of_time).encode() + b"\n"
+
+
+def parse_manifest(text: bytes, *, source: str) -> Manifest:
+    """Read a manifest. ``source`` names it in errors.
+
+    Raises FormatTooNew before it looks at anything else, SetDamaged for whatever is not a manifest.
+    """
+    from pydantic import ValidationError
+
+    try:
+        fields = json.loads(text)
+        written = fields["format"]
+    except (ValueError, TypeError, KeyError) as problem:
+        raise SetDamaged(f"{source}: not a manifest: {problem}") from problem
+    if not isinstance(written, int) or isinstance(written, bool):
+        raise SetDamaged(f"{source}: not a manifest: format is {written!r}")
+    if written > FORMAT:
+        raise FormatTooNew(
+            f"{source}: format {written}, this drtool reads up to {FORMAT}",
+            hint="Install the drtool that wrote it, or a newer one.",
+        )
+    try:
+        return _manifest_type().validate_json(text)
+    except ValidationError as problem:
+        first = problem.errors(include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise SetDamaged(f"{source}: {where}: {first['msg']}") from problem
+
+
+@cache
+def _manifest_type() -> TypeAdapter[Manifest]:
+    from pydantic import TypeAdapter  # a tenth of a second: paid by those who read a manifest, not by --help
+
+    return TypeAdapter(Manifest)
+
+
+def _text_of_time(value: Any) -> str:
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat()
+    raise TypeError(f"a manifest cannot hold {value!r}")

@@ -1,0 +1,164 @@
+"""Plans: what is going to be done, as a value.
+
+A plan is printed by a dry run, written at the head of the journal, and interpreted by the engine alone. A step's
+``name`` identifies it in the journal, so names are unique in a plan. A ``repeatable`` step may be done again after
+a crash in the middle of it; the engine refuses to resume inside one that is not.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from functools import cache
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Literal
+
+from drtool.core.command import Command
+from drtool.errors import ResumeError
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+
+class Expect(StrEnum):
+    """What a command's output must show. An exit status alone proves little with GitLab's commands."""
+
+    SUCCESS = "exit status 0"
+    BACKUP_DONE = "a complete backup, no component failed"
+    RESTORE_DONE = "every repository of the set restored, no SQL error"
+    PUMA_AND_SIDEKIQ_DOWN = "puma and sidekiq down"
+    ALL_SERVICES_UP = "every service running"
+    CHECK_CLEAN = "no check answered no"
+    SECRETS_FIT = "no row that cannot be decrypted"
+    NO_TASK_RUNNING = "no backup or restore of GitLab's own in progress"
+
+
+@dataclass(frozen=True, slots=True)
+class Prove:
+    """Check that everything the set names is in the store, and that the given identities open it."""
+
+    name: str
+    title: str
+    kind: Literal["prove"] = "prove"
+    repeatable: bool = True
+    irreversible: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Bring an archive's members below ``directory`` on the host; every digest checked before the step counts as done.
+
+    ``before`` runs first (it makes the directory, or empties what an interrupted try left there).
+    """
+
+    name: str
+    title: str
+    archive: str
+    before: tuple[Command, ...]
+    unpack: Command
+    kind: Literal["send"] = "send"
+    repeatable: bool = True
+    irreversible: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Run commands in order; ``expect`` judges what the last one printed."""
+
+    name: str
+    title: str
+    commands: tuple[Command, ...]
+    expect: Expect = Expect.SUCCESS
+    kind: Literal["run"] = "run"
+    repeatable: bool = True
+    irreversible: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Ask again and again until ``expect`` holds, at most for ``patience``."""
+
+    name: str
+    title: str
+    command: Command
+    expect: Expect
+    patience: timedelta
+    pause: timedelta = timedelta(seconds=2)
+    kind: Literal["wait"] = "wait"
+    repeatable: bool = True
+    irreversible: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """Move staged members to where GitLab looks, ``last`` after all others: until it is there GitLab sees nothing."""
+
+    name: str
+    title: str
+    staging: PurePosixPath
+    directory: PurePosixPath
+    last: str
+    kind: Literal["publish"] = "publish"
+    repeatable: bool = True
+    irreversible: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Write the signed receipt."""
+
+    name: str
+    title: str
+    kind: Literal["record"] = "record"
+    repeatable: bool = True
+    irreversible: bool = False
+
+
+Step = Prove | Send | Run | Wait | Publish | Record
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What one run does. ``purpose`` is what receipts call it; ``host`` what people call the target."""
+
+    run_id: str
+    purpose: Literal["restore", "drill", "cutover"]
+    instance: str
+    set_id: str
+    host: str
+    steps: tuple[Step, ...]
+
+    def __post_init__(self) -> None:
+        names = [step.name for step in self.steps]
+        if len(names) != len(set(names)):
+            raise ValueError(f"two steps of one name: {sorted(names)}")
+
+
+def render_plan(plan: Plan) -> str:
+    """Write a plan as one line of JSON."""
+    return _plan_type().dump_json(plan).decode()
+
+
+def parse_plan(text: str) -> Plan:
+    """Read what ``render_plan`` wrote. Raises ResumeError."""
+    from pydantic import ValidationError
+
+    try:
+        return _plan_type().validate_json(text)
+    except ValidationError as problem:
+        raise ResumeError(f"the journal's plan cannot be read: {problem.error_count()} problems") from problem
+
+
+def plan_fields(plan: Plan) -> dict[str, object]:
+    """The plan as plain JSON values, for ``--json``."""
+    fields: dict[str, object] = json.loads(render_plan(plan))
+    return fields
+
+
+@cache
+def _plan_type() -> TypeAdapter[Plan]:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Plan)

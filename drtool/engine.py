@@ -1,0 +1,284 @@
+"""The one interpreter of plans.
+
+A step is journaled before it starts and after it ended; what ended is never done again. Nothing here decides: what
+to do stands in the plan, what an output means is told by ``gitlab.output``.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import BinaryIO, Protocol, assert_never
+
+from drtool import __version__
+from drtool.catalog import BackupSet
+from drtool.core.command import Command
+from drtool.core.plan import Expect, Plan, Prove, Publish, Record, Run, Send, Step, Wait, render_plan
+from drtool.errors import CommandFailed, DrtoolError, HostUnfit, ResumeError
+from drtool.events import Emit, HostSaid, PhaseFinished, PhaseStarted, Progress, Waiting
+from drtool.gitlab.archive import Member, TarScanner, repository_manifests
+from drtool.gitlab.judging import Unmet, judge
+from drtool.hosts import Runner
+from drtool.installs.omnibus import Omnibus
+from drtool.journal import Journal
+from drtool.signing import Signer
+from drtool.streams import CHUNK
+
+
+class Clock(Protocol):
+    """Time, as an argument. Tests bring their own."""
+
+    def now(self) -> datetime: ...
+    def monotonic(self) -> float: ...
+    def sleep(self, duration: timedelta) -> None: ...
+
+
+class SystemClock:
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    def sleep(self, duration: timedelta) -> None:
+        time.sleep(duration.total_seconds())
+
+
+@dataclass(frozen=True)
+class Site:
+    """What a plan works on and with."""
+
+    runner: Runner
+    install: Omnibus
+    backup_set: BackupSet
+    signer: Signer | None
+    clock: Clock
+    emit: Emit
+
+
+@dataclass(frozen=True, slots=True)
+class StepTime:
+    """How long a step took, in seconds; the sum over tries when it was interrupted."""
+
+    name: str
+    seconds: float
+
+
+def execute(plan: Plan, site: Site, journal: Journal) -> tuple[StepTime, ...]:
+    """Do what the journal does not yet say is done, in order; return the time of every step.
+
+    Raises whatever a step raises, with the journal telling how far it came; the same call goes on from there.
+    """
+    if journal.find("plan") is None:
+        journal.append("plan", plan=render_plan(plan), at=site.clock.now().isoformat())
+    finished = {entry["step"] for entry in journal.all("finished")}
+    for step in plan.steps:
+        if step.name not in finished:
+            _execute_step(step, plan, site, journal)
+    return step_times(journal)
+
+
+def step_times(journal: Journal) -> tuple[StepTime, ...]:
+    return tuple(StepTime(entry["step"], entry["seconds"]) for entry in journal.all("finished"))
+
+
+def _execute_step(step: Step, plan: Plan, site: Site, journal: Journal) -> None:
+    if not step.repeatable and any(entry["step"] == step.name for entry in journal.all("started")):
+        raise ResumeError(
+            f"{plan.run_id}: was interrupted inside {step.name!r}, which must not be done twice",
+            hint="Look at the host, then start anew.",
+        )
+    journal.append("started", step=step.name, at=site.clock.now().isoformat())
+    with phase(step.name, step.title, site.clock, site.emit) as elapsed:
+        _perform(step, plan, site, journal)
+    journal.append("finished", step=step.name, seconds=round(elapsed(), 3))
+
+
+def _perform(step: Step, plan: Plan, site: Site, journal: Journal) -> None:
+    match step:
+        case Prove():
+            _prove(step, site)
+        case Send():
+            _send(step, site)
+        case Run():
+            for command in step.commands[:-1]:
+                say_and_collect(site.runner, command, step.name, site.emit)
+            _run_judged(step, step.commands[-1], site)
+        case Wait():
+            _wait(step, site)
+        case Publish():
+            _publish(step, site)
+        case Record():
+            _record(plan, site, journal)
+        case _:
+            assert_never(step)
+
+
+def _prove(step: Prove, site: Site) -> None:
+    volumes = site.backup_set.manifest.volumes
+    for number, volume in enumerate(volumes, 1):
+        site.backup_set.check_present(volume)
+        site.emit(Progress(step.name, number, len(volumes), "volumes"))
+    site.backup_set.read_index()  # sealed like the data: a wrong identity shows here, before anything is touched
+
+
+def _send(step: Send, site: Site) -> None:
+    for command in step.before:
+        site.runner.run(command)
+    total = site.backup_set.manifest.archive(step.archive).size
+    source = site.backup_set.read_archive(step.archive)
+    with site.runner.write_to(step.unpack) as sink:
+        for done in copy_scanned(source, sink, TarScanner()):
+            site.emit(Progress(step.name, done, total))
+
+
+def copy_scanned(source: BinaryIO, sink: BinaryIO, scanner: TarScanner) -> Iterator[int]:
+    """Copy a tar, each chunk judged before it is passed on; yields the bytes done so far."""
+    done = 0
+    while chunk := source.read(CHUNK):
+        scanner.feed(chunk)
+        sink.write(chunk)
+        done += len(chunk)
+        yield done
+    scanner.close()
+
+
+def _run_judged(step: Run, command: Command, site: Site) -> None:
+    lines, failure = try_and_collect(site.runner, command, step.name, site.emit)
+    if step.expect is Expect.SUCCESS and failure:
+        raise failure
+    judge(step.expect, lines, failure, _expected_repositories(step.expect, site))
+
+
+def _expected_repositories(expect: Expect, site: Site) -> frozenset[tuple[str, str]]:
+    if expect is not Expect.RESTORE_DONE:
+        return frozenset()
+    indexed = site.backup_set.read_index()["application"]
+    members = (Member(member.name, member.offset, member.size, "file") for member in indexed)
+    return frozenset(repository_manifests(members, site.backup_set.manifest.gitlab.backup_id))
+
+
+def _wait(step: Wait, site: Site) -> None:
+    deadline = site.clock.monotonic() + step.patience.total_seconds()
+    while True:
+        problem = _unmet(step, site)
+        if problem is None:
+            return
+        if site.clock.monotonic() >= deadline:
+            raise HostUnfit(
+                f"{step.title}: not within {step.patience}: {problem}",
+                hint="Look at the host; the same command goes on from here.",
+            )
+        site.emit(Waiting(step.name, str(problem)))
+        site.clock.sleep(step.pause)
+
+
+def _unmet(step: Wait, site: Site) -> DrtoolError | None:
+    if step.expect is Expect.NO_TASK_RUNNING:
+        pid = running_task(site.runner, site.install)
+        return Unmet(f"GitLab's own backup or restore task runs (process {pid})") if pid else None
+    lines, failure = try_and_collect(site.runner, step.command, step.name, site.emit)
+    if step.expect is Expect.SUCCESS:
+        return failure
+    try:
+        judge(step.expect, lines, failure, frozenset())
+    except DrtoolError as problem:
+        return problem
+    return None
+
+
+def running_task(runner: Runner, install: Omnibus) -> int | None:
+    """The process of GitLab's own backup or restore task, by its lock file; None if nobody is at it.
+
+    GitLab 16.0 and later rewrite the file of a dead process; content that is not a number blocks them for ever
+    (observed with 18.9), so that raises HostUnfit.
+    """
+    try:
+        content = runner.run(install.read_file(install.pid_file)).strip()
+    except CommandFailed:
+        return None
+    if not content:
+        return None
+    if not content.isdigit():
+        raise HostUnfit(
+            f"{install.pid_file}: holds no process number, GitLab refuses every backup and restore because of it",
+            hint=f"If no backup or restore is running on the host, remove {install.pid_file}.",
+        )
+    try:
+        runner.run(Command(("test", "-d", f"/proc/{int(content)}")))
+    except CommandFailed:
+        return None
+    return int(content)
+
+
+def _publish(step: Publish, site: Site) -> None:
+    install, runner = site.install, site.runner
+    found = install.parse_directory(runner.run(install.list_directory(step.staging)))
+    names = sorted((entry.name for entry in found), key=lambda name: (name == step.last, name))
+    for name in names:
+        runner.run(install.rename(step.staging / name, step.directory / name))
+
+
+def _record(plan: Plan, site: Site, journal: Journal) -> None:
+    head = journal.find("plan")
+    receipt = {
+        "format": 1,
+        "tool": f"drtool {__version__}",
+        "run_id": plan.run_id,
+        "purpose": plan.purpose,
+        "instance": plan.instance,
+        "set_id": plan.set_id,
+        "gitlab_version": site.backup_set.manifest.gitlab.version,
+        "host": plan.host,
+        "started_at": head["at"] if head else None,
+        "finished_at": site.clock.now().isoformat(),
+        "steps": [{"name": step.name, "seconds": step.seconds} for step in step_times(journal)],
+    }
+    text = json.dumps(receipt, indent=1).encode() + b"\n"
+    site.backup_set.catalog.put_receipt(plan.run_id, text, site.signer)
+
+
+def say_and_collect(runner: Runner, command: Command, phase_name: str, emit: Emit) -> list[str]:
+    """Run a command, tell each line as it comes, return them all. Raises CommandFailed."""
+    lines, failure = try_and_collect(runner, command, phase_name, emit)
+    if failure:
+        raise failure
+    return lines
+
+
+def try_and_collect(
+    runner: Runner, command: Command, phase_name: str, emit: Emit
+) -> tuple[list[str], CommandFailed | None]:
+    """Like ``say_and_collect``, for commands whose output tells more than their exit status."""
+    lines: list[str] = []
+    try:
+        with runner.read_from(command) as output:
+            for line in _lines(output):
+                lines.append(line)
+                emit(HostSaid(phase_name, line))
+    except CommandFailed as failure:
+        return lines, failure
+    return lines, None
+
+
+def _lines(stream: BinaryIO) -> Iterator[str]:
+    rest = b""
+    while chunk := stream.read(CHUNK):
+        *whole, rest = (rest + chunk).split(b"\n")
+        for line in whole:
+            yield line.decode("utf-8", "replace").rstrip("\r")
+    if rest:
+        yield rest.decode("utf-8", "replace").rstrip("\r")
+
+
+@contextmanager
+def phase(name: str, title: str, clock: Clock, emit: Emit) -> Iterator[Callable[[], float]]:
+    """Tell when a phase starts and ends; gives a function that says how many seconds it took so far."""
+    begun = clock.monotonic()
+    emit(PhaseStarted(name, title))
+    yield lambda: clock.monotonic() - begun
+    emit(PhaseFinished(name, round(clock.monotonic() - begun, 3)))

@@ -1,0 +1,57 @@
+"""Bring a set's archives out of the store as plain tars, for whoever wants to restore by hand."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from drtool.catalog import BackupSet
+from drtool.core.model import render_manifest
+from drtool.engine import Clock, copy_scanned, phase
+from drtool.errors import ConfigError, DrtoolError
+from drtool.events import Emit, Progress
+from drtool.gitlab.archive import TarScanner
+from drtool.journal import sync_directory
+
+
+def fetch(backup_set: BackupSet, into: Path, *, clock: Clock, emit: Emit) -> tuple[Path, ...]:
+    """Write ``<archive>.tar`` for every archive, and the manifest, into ``into``; return their paths.
+
+    A file gets its name only when all of it is proven; what an interrupted fetch left is replaced. Raises ConfigError
+    when something of that name is there already, SetDamaged, IdentityMismatch, StoreError.
+    """
+    targets = {archive.name: into / f"{archive.name}.tar" for archive in backup_set.manifest.archives}
+    for target in targets.values():
+        if target.exists():
+            raise ConfigError(f"{target}: is there already", hint="Give another directory, or move it away.")
+    _make_private(into)
+    for name, target in targets.items():
+        with phase(f"fetch-{name}", f"Fetching the {name} archive", clock, emit):
+            _fetch_archive(backup_set, name, target, emit)
+    manifest = into / "manifest.json"
+    manifest.write_bytes(render_manifest(backup_set.manifest))
+    sync_directory(into)
+    return (*targets.values(), manifest)
+
+
+def _fetch_archive(backup_set: BackupSet, name: str, target: Path, emit: Emit) -> None:
+    total = backup_set.manifest.archive(name).size
+    partial = target.with_name(target.name + ".partial")
+    try:
+        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            for done in copy_scanned(backup_set.read_archive(name), file, TarScanner()):
+                emit(Progress(f"fetch-{name}", done, total))
+            file.flush()
+            os.fsync(file.fileno())
+        partial.rename(target)
+    except OSError as problem:
+        raise DrtoolError(f"{partial}: {problem.strerror}", hint="Make room, or give another directory.") from problem
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _make_private(path: Path) -> None:
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as problem:
+        raise ConfigError(f"{path}: cannot be made: {problem.strerror}") from problem

@@ -1,0 +1,121 @@
+"""``drtool init``: keys and a commented configuration, ready for a first backup."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from drtool.errors import ConfigError
+from drtool.hosts import Runner
+from drtool.signing import make_key
+from drtool.streams import generate_identity, parse_identities
+
+TEMPLATE = """\
+# drtool's configuration. `drtool check` says whether it is right.
+# Secrets are never written here: say env:NAME, or file:/path of a file that only its owner can read.
+
+state_dir = "{state}"        # journals of unfinished runs; losing it loses no backup
+
+[[instance]]
+name = "{instance}"
+install = "omnibus"                   # GitLab's Linux package
+store = "main"
+{prefix}
+# Public keys that backups are sealed to. The private key is NOT needed on this host: keep it elsewhere.
+# Several may be given: age1… or ssh-ed25519 …; any one of them opens the backup.
+seal_to = ["{recipient}"]
+# config_seal_to = ["age1…"]          # other keys for gitlab.rb and gitlab-secrets.json alone
+# identities = ["file:/path/to/identity.txt"]   # only where you restore or fetch
+
+signing_key = "{signing_key}"
+trusted_signers = ["{public_key}"]
+
+# volume_size = "1 GiB"
+# volumes_in_flight = 2
+
+[store.main]
+{store}
+"""
+
+_LOCAL = 'kind = "local"\npath = "{path}"'
+_EXAMPLE = """\
+kind = "local"
+path = "/srv/gitlab-backups"          # must exist; better on another machine than on another disk
+
+# kind = "s3"                         # AWS S3, DigitalOcean Spaces, anything that speaks S3
+# bucket = "my-gitlab-backups"
+# region = "eu-central-1"
+# endpoint = "https://fra1.digitaloceanspaces.com"   # leave out for AWS
+# checksums = "when_required"         # for Spaces and other servers that refuse AWS' newer checksums
+# access_key_id = "env:BACKUP_KEY_ID" # leave both out to use the instance's role
+# secret_access_key = "file:/etc/drtool/secret_access_key\""""
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What init left behind. ``identity`` is the file to move off this host."""
+
+    config: Path
+    identity: Path
+    recipient: str
+    signing_key: Path
+    public_key: str
+
+
+def initialise(
+    directory: Path,
+    runner: Runner,
+    *,
+    instance: str,
+    host: str,
+    store: Path | None = None,
+    state: Path | None = None,
+    prefix: Path | None = None,
+) -> Made:
+    """Make an age identity, a signing key and ``drtool.toml`` in ``directory``. The configuration comes last.
+
+    Keys that are there already are kept, so an interrupted init is simply run again. Raises ConfigError when there is
+    a configuration already.
+    """
+    config = directory / "drtool.toml"
+    if config.exists():
+        raise ConfigError(f"{config}: is there already", hint="Edit it, or give init another directory.")
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        identity, recipient = _identity(directory / "identity.txt", instance)
+        signing_key = directory / "signing_key"
+        public = make_key(signing_key, runner, comment=f"drtool@{host}")
+        text = TEMPLATE.format(
+            state=state or "/var/lib/drtool",
+            instance=instance,
+            prefix=f'prefix = "{prefix}"\n' if prefix else "",
+            recipient=recipient,
+            signing_key=signing_key,
+            public_key=public,
+            store=_LOCAL.format(path=store) if store else _EXAMPLE,
+        )
+        _write_private(config, text)
+    except OSError as problem:
+        raise ConfigError(
+            f"{directory}: {problem.strerror}", hint="Run as root, or give a directory of yours: `drtool init ./dr`."
+        ) from problem
+    return Made(config, identity, recipient, signing_key, public)
+
+
+def _identity(path: Path, instance: str) -> tuple[Path, str]:
+    if not path.exists():
+        secret, public = generate_identity()
+        _write_private(path, f"# age identity that opens the backups of {instance}\n# public key: {public}\n{secret}\n")
+    (identity,) = parse_identities([(str(path), path.read_bytes())])
+    return path, str(identity.to_public())  # type: ignore[attr-defined]  # an X25519 identity: we made it
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Write a file nobody else can read, or nothing."""
+    partial = path.with_name(path.name + ".partial")
+    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.rename(path)

@@ -1,0 +1,212 @@
+"""What commands found, as text for people: one screen, nothing cut."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from drtool.backup import Outcome as BackupOutcome
+from drtool.backup import Preview
+from drtool.catalog import Catalog
+from drtool.check import Answer
+from drtool.core.model import Manifest
+from drtool.core.plan import Send, Step
+from drtool.initialise import Made
+from drtool.restore import Outcome as RestoreOutcome
+from drtool.restore import Prepared
+from drtool.ui import mark, seconds_text, size_text, table, time_text
+from drtool.verify import Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One set in a listing. ``problem`` says why its manifest could not be read."""
+
+    set_id: str
+    created_at: datetime | None
+    gitlab_version: str
+    repositories: int
+    plain_size: int
+    stored_size: int
+    verdict: str
+    problem: str = ""
+
+
+def made_text(made: Made) -> str:
+    return f"""\
+Made:
+  {made.config}
+  {made.signing_key}  signs the backups; stays on this host
+  {made.identity}  opens the backups; must NOT stay only here
+
+Keep offline, in two places that do not burn down together:
+  1. {made.identity}: without it no backup of yours can ever be opened. Move it away from this host.
+  2. the public signing key, to tell your backups from somebody else's:
+     {made.public_key}
+
+Then:
+  look through {made.config}, above all [store.main]
+  drtool check --config {made.config}
+  drtool backup --config {made.config}"""
+
+
+def answers_text(answers: Sequence[Answer]) -> str:
+    lines = []
+    for answer in answers:
+        if answer.error is None:
+            lines.append(f"{mark('ok')}      {answer.question}: {answer.found}")
+        else:
+            lines.append(f"{mark('bad')}  {answer.question}: {answer.error}")
+            if answer.error.hint:
+                lines.append(f"        → {answer.error.hint}")
+    bad = sum(answer.error is not None for answer in answers)
+    lines.append(f"{bad} of {len(answers)} not right" if bad else "A backup can be taken.")
+    return "\n".join(lines)
+
+
+def preview_text(preview: Preview) -> str:
+    what = "continue the interrupted set" if preview.action == "continue" else "begin a new set"
+    lines = [f"Would {what} of GitLab {preview.gitlab_version}, into {preview.store}:"]
+    lines += [f"  {command}" for command in preview.commands]
+    lines.append("  pack, seal and send GitLab's members and the configuration; sign; commit; remove the staged files")
+    return "\n".join(lines)
+
+
+def backup_text(outcome: BackupOutcome) -> str:
+    manifest = outcome.manifest
+    seconds = (manifest.finished_at - manifest.created_at).total_seconds()
+    how = "continued and committed" if outcome.continued else "committed"
+    lines = [
+        f"{manifest.set_id} {how}: GitLab {manifest.gitlab.version}, {manifest.gitlab.repositories} repositories,"
+        f" {size_text(_plain_size(manifest))} in {len(manifest.volumes)} volumes, {seconds_text(seconds)}"
+    ]
+    lines += [f"  {finding.message}" for finding in manifest.findings]
+    return "\n".join(lines)
+
+
+def list_rows(catalog: Catalog) -> list[Row]:
+    """Read the manifest of every set; one that cannot be read is a row too."""
+    return [_row(catalog, set_id) for set_id in catalog.set_ids()]
+
+
+def list_text(rows: Sequence[Row], instance: str, store: str) -> str:
+    if not rows:
+        return f"No backup of {instance} in {store} yet. `drtool backup` makes the first one."
+    cells = [
+        (
+            row.set_id,
+            time_text(row.created_at) if row.created_at else "?",
+            row.gitlab_version,
+            str(row.repositories),
+            size_text(row.stored_size),
+            row.problem or row.verdict,
+        )
+        for row in rows
+    ]
+    return table(cells, ("SET", "TAKEN", "GITLAB", "REPOSITORIES", "STORED", "VERDICT"))
+
+
+def show_text(manifest: Manifest, *, signed: bool) -> str:
+    facts = manifest.gitlab
+    seconds = (manifest.finished_at - manifest.created_at).total_seconds()
+    head = [
+        ("set", manifest.set_id),
+        ("instance", manifest.instance),
+        ("taken", f"{time_text(manifest.created_at)}, in {seconds_text(seconds)}, by {manifest.tool}"),
+        ("signature", "valid" if signed else "not checked"),
+        ("verdict", manifest.verdict),
+        ("gitlab", f"{facts.version} ({facts.installation_type or facts.install}), schema {facts.db_version}"),
+        ("restore needs", facts.package or f"exactly GitLab {facts.version}; no package of it was published"),
+        ("repositories", str(facts.repositories)),
+        ("size", f"{size_text(_plain_size(manifest))} plain, {size_text(manifest.stored_size)} stored"),
+    ]
+    lines = [f"{name:<14} {value}" for name, value in head]
+    for archive in manifest.archives:
+        sealed = f"sealed to {', '.join(archive.recipients)}" if archive.recipients else "in clear"
+        lines.append(f"{archive.name:<14} {len(archive.volumes)} volumes, {archive.members} members, {sealed}")
+    lines += [f"{'finding':<14} {finding.message}" for finding in manifest.findings]
+    return "\n".join(lines)
+
+
+def verdict_text(verdict: Verdict) -> str:
+    looked = (
+        f"{verdict.volumes} volumes are there at their full size"
+        if verdict.level == "present"
+        else f"{verdict.volumes} volumes, {size_text(verdict.bytes_read)} read and compared"
+    )
+    if not verdict.problems:
+        return f"{mark('ok')} {verdict.set_id}: {looked}; signature {verdict.signature}"
+    lines = [f"{mark('bad')} {verdict.set_id}: {len(verdict.problems)} of {verdict.volumes} volumes are damaged"]
+    return "\n".join([*lines, *(f"  {problem}" for problem in verdict.problems)])
+
+
+def fetched_text(paths: Iterable[Path]) -> str:
+    return "\n".join(f"{path}  {size_text(path.stat().st_size)}" for path in paths)
+
+
+def plan_text(prepared: Prepared, manifest: Manifest) -> str:
+    plan, target = prepared.plan, prepared.target
+    finished = {entry["step"] for entry in prepared.journal.all("finished")}
+    head = "Go on with" if prepared.resumed else "Restore"
+    lines = [
+        f"{head} {plan.set_id} ({manifest.instance}, GitLab {manifest.gitlab.version},"
+        f" {manifest.gitlab.repositories} repositories, {size_text(_plain_size(manifest))})",
+        f"onto {target.host}, which runs GitLab {target.version} and holds {_projects(target.projects)};"
+        f" run {plan.run_id}",
+    ]
+    for number, step in enumerate(plan.steps, 1):
+        done = " (done)" if step.name in finished else ""
+        lines.append(f"{number:>3}. {step.title}{done}")
+        lines += [f"     {command}" for command in _commands(step)]
+    return "\n".join(lines)
+
+
+def restored_text(outcome: RestoreOutcome, manifest: Manifest) -> str:
+    total = sum(step.seconds for step in outcome.steps)
+    return (
+        f"{outcome.set_id} restored: GitLab {manifest.gitlab.version}, {manifest.gitlab.repositories} repositories,"
+        f" in {seconds_text(total)}; receipt {outcome.run_id}"
+    )
+
+
+def _row(catalog: Catalog, set_id: str) -> Row:
+    from drtool.errors import DrtoolError
+
+    try:
+        manifest = catalog.read_manifest(set_id, None)
+    except DrtoolError as problem:
+        return Row(set_id, None, "?", 0, 0, 0, "unreadable", str(problem))
+    facts = manifest.gitlab
+    return Row(
+        set_id,
+        manifest.created_at,
+        facts.version,
+        facts.repositories,
+        _plain_size(manifest),
+        manifest.stored_size,
+        manifest.verdict,
+    )
+
+
+def _plain_size(manifest: Manifest) -> int:
+    return sum(archive.size for archive in manifest.archives)
+
+
+def _projects(count: int | None) -> str:
+    if count is None:
+        return "a database that does not answer"
+    return "no projects" if count == 0 else f"{count} projects"
+
+
+def _commands(step: Step) -> list[str]:
+    match step:
+        case Send():
+            return [str(command) for command in (*step.before, step.unpack)]
+        case _:
+            return [str(command) for command in getattr(step, "commands", ())]

@@ -1,0 +1,281 @@
+"""Bring an instance back from a set: look, decide, show, do, record.
+
+Nothing on the target is replaced before every byte that is needed lies on it and is proven: staging comes before the
+configuration, the safety copy before GitLab's own restore, which has no undo (it deletes what it moved aside; read in
+GitLab 18.9).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from drtool.catalog import BackupSet
+from drtool.core.model import Manifest, is_set_id
+from drtool.core.plan import Expect, Plan, Prove, Publish, Record, Run, Send, Step, Wait, parse_plan
+from drtool.core.versions import same_version
+from drtool.engine import Clock, Site, StepTime, execute
+from drtool.errors import CommandFailed, HostUnfit, ResumeError, TargetHoldsData
+from drtool.events import Emit
+from drtool.gitlab.archive import COMPONENTS, INFORMATION, parse_backup_information
+from drtool.hosts import Runner
+from drtool.installs.omnibus import Omnibus
+from drtool.journal import Journal, journals, new_journal, only_run
+from drtool.signing import Signer
+
+_TASK_PATIENCE = timedelta(hours=6)
+_START_PATIENCE = timedelta(minutes=15)
+
+LOOSE_MEMBERS = (INFORMATION, *(component.member for component in COMPONENTS))
+"""What a backup made with SKIP=tar leaves side by side in GitLab's backup directory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What was seen on the host. ``projects`` is None when the database would not say."""
+
+    host: str
+    version: str
+    projects: int | None
+    loose_backup_id: str | None
+    loose_members: tuple[str, ...]
+
+    @property
+    def empty(self) -> bool:
+        return self.projects == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is wanted. ``replace`` names the host whose projects may be replaced; None allows an empty target only."""
+
+    instance: str
+    install: Omnibus
+    replace: str | None = None
+    resume: str | None = None
+
+
+@dataclass(frozen=True)
+class Place:
+    """What the work is done with."""
+
+    runner: Runner
+    backup_set: BackupSet
+    signer: Signer | None
+    state: Path
+    clock: Clock
+    emit: Emit
+    new_token: Callable[[], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A finished restore."""
+
+    run_id: str
+    set_id: str
+    resumed: bool
+    steps: tuple[StepTime, ...]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A plan that may be shown, and then carried out with ``carry_out``."""
+
+    plan: Plan
+    target: Target
+    journal: Journal
+    resumed: bool
+
+
+def prepare(request: Request, place: Place) -> Prepared:
+    """Look at the target and decide what to do; nothing is changed, on the target or anywhere else.
+
+    An unfinished run for the same set and host is taken up again. Raises VersionMismatch, TargetHoldsData, HostUnfit,
+    ResumeError.
+    """
+    manifest = place.backup_set.manifest
+    interrupted = _unfinished(request, place)
+    target = look(request.install, place.runner)
+    same_version(manifest.gitlab.version, target.version)
+    if interrupted:
+        return Prepared(_plan_of(interrupted), target, interrupted, resumed=True)
+    _refuse_unfit(request, target)
+    run_id = f"restore-{place.clock.now():%Y%m%dT%H%M%SZ}-{place.new_token()}"
+    plan = plan_restore(request.install, manifest, target, run_id=run_id)
+    return Prepared(plan, target, Journal(place.state / "runs" / f"{run_id}.jsonl"), resumed=False)
+
+
+def carry_out(prepared: Prepared, request: Request, place: Place) -> Outcome:
+    """Do what was prepared. Raises what its steps raise; the same command again goes on from there."""
+    plan = prepared.plan
+    with only_run(place.state, f"restore-{request.instance}", doing="a restore"):
+        journal = new_journal(place.state, plan.run_id)
+        site = Site(place.runner, request.install, place.backup_set, place.signer, place.clock, place.emit)
+        steps = execute(plan, site, journal)
+    return Outcome(plan.run_id, plan.set_id, prepared.resumed, steps)
+
+
+def look(install: Omnibus, runner: Runner) -> Target:
+    """Describe the host, changing nothing. Raises HostUnfit when there is no GitLab on it."""
+    try:
+        version = runner.run(install.read_file(install.version_file)).decode().strip()
+    except CommandFailed as problem:
+        raise HostUnfit(
+            f"no GitLab on {runner.name}: {install.version_file} cannot be read",
+            hint="Install the package that `drtool show` names there, and run `gitlab-ctl reconfigure` once.",
+        ) from problem
+    loose, members = _look_at_backup_directory(install, runner)
+    return Target(runner.name, version, _count_projects(install, runner), loose, members)
+
+
+def plan_restore(install: Omnibus, manifest: Manifest, target: Target, *, run_id: str) -> Plan:
+    """Decide the steps. Pure."""
+    staging = install.backup_path / f".drtool-{run_id}"
+    safety: tuple[Step, ...] = (
+        ()
+        if target.empty
+        else (
+            Run(
+                "safety-copy",
+                f"Keep a copy of what the target holds: {install.backup_path}/{_safety_id(run_id)}_gitlab_backup.tar",
+                (install.create_backup(_safety_id(run_id), skip=()),),
+                Expect.BACKUP_DONE,
+            ),
+        )
+    )
+    loose = tuple(target.loose_members)
+    steps: tuple[Step, ...] = (
+        Prove("prove", "Check that every volume is there and can be opened"),
+        Send(
+            "stage",
+            f"Bring GitLab's members to {staging}, every digest checked",
+            "application",
+            (install.remove(staging.parent, (staging.name,)), install.make_directory(staging)),
+            install.unpack(staging),
+        ),
+        Wait(
+            "idle",
+            "Wait until no backup or restore of GitLab's own is running",
+            install.read_file(install.pid_file),
+            Expect.NO_TASK_RUNNING,
+            _TASK_PATIENCE,
+        ),
+        *safety,
+        Run("save-config", "Keep a copy of the target's configuration", (install.save_config(),)),
+        Send(
+            "send-config",
+            "Put gitlab.rb, gitlab-secrets.json, certificates and host keys in place",
+            "config",
+            (),
+            install.unpack(install.root, exclude=("opt",)),
+        ),
+        Run("reconfigure", "Reconfigure GitLab with them", (install.reconfigure(),)),
+        Run(
+            "quiesce",
+            "Stop what talks to the database",
+            (install.stop("puma"), install.stop("sidekiq"), install.status()),
+            Expect.PUMA_AND_SIDEKIQ_DOWN,
+        ),
+        *(
+            (Run("clear", "Remove an older set's loose members", (install.remove(install.backup_path, loose),)),)
+            if loose
+            else ()
+        ),
+        Publish("publish", "Show the members to GitLab", staging, install.backup_path, INFORMATION),
+        Run("restore", "GitLab restores", (install.restore_backup(),), Expect.RESTORE_DONE),
+        Run(
+            "clean",
+            "Remove the staged members",
+            (install.remove(install.backup_path, (staging.name, *LOOSE_MEMBERS)),),
+        ),
+        Run("start", "Start GitLab", (install.start(),)),
+        Wait("up", "Wait until every service runs", install.status(), Expect.ALL_SERVICES_UP, _START_PATIENCE),
+        Wait("ready", "Wait until GitLab answers", install.ready(), Expect.SUCCESS, _START_PATIENCE),
+        Run("check", "Ask GitLab to check itself", (install.gitlab_check(),), Expect.CHECK_CLEAN),
+        Run("secrets", "Ask GitLab whether its secrets fit", (install.doctor_secrets(),), Expect.SECRETS_FIT),
+        Record("receipt", "Write the receipt"),
+    )
+    return Plan(run_id, "restore", manifest.instance, manifest.set_id, target.host, steps)
+
+
+def _safety_id(run_id: str) -> str:
+    return f"drtool-safety-{run_id.removeprefix('restore-')}"
+
+
+def _refuse_unfit(request: Request, target: Target) -> None:
+    if target.loose_backup_id is not None and not is_set_id(target.loose_backup_id):
+        name = target.loose_backup_id or "without an id"
+        raise HostUnfit(
+            f"{request.install.backup_path} holds the loose members of backup {name}",
+            hint="GitLab would take those for the backup to restore. Move them away first.",
+        )
+    if target.empty or (request.replace is not None and request.replace == _plain_host(target.host)):
+        return
+    what = "its database does not answer" if target.projects is None else f"it holds {target.projects} projects"
+    wrong = f" (not {request.replace})" if request.replace else ""
+    raise TargetHoldsData(
+        f"{target.host} is not empty: {what}",
+        hint=f"To replace what is there, after a safety copy: --yes-replace {_plain_host(target.host)}{wrong}.",
+    )
+
+
+def _plain_host(host: str) -> str:
+    return host.rpartition("@")[2]
+
+
+def _unfinished(request: Request, place: Place) -> Journal | None:
+    """The run to take up: the one named, or the newest for this set and host that did not end."""
+    found = [journal for journal in journals(place.state, "restore-") if _fits(journal, request, place)]
+    if request.resume is None:
+        return found[-1] if found else None
+    for journal in found:
+        if journal.run_id == request.resume:
+            return journal
+    raise ResumeError(
+        f"no unfinished restore {request.resume} of this set onto {place.runner.name}",
+        hint="Without --resume a new one is started, or the newest unfinished one taken up.",
+    )
+
+
+def _fits(journal: Journal, request: Request, place: Place) -> bool:
+    if journal.find("plan") is None:
+        return False
+    plan = _plan_of(journal)
+    ended = len(journal.all("finished")) >= len(plan.steps)
+    wanted = (request.instance, place.backup_set.manifest.set_id, place.runner.name)
+    return not ended and (plan.instance, plan.set_id, plan.host) == wanted
+
+
+def _plan_of(journal: Journal) -> Plan:
+    entry = journal.find("plan")
+    assert entry is not None
+    return parse_plan(entry["plan"])
+
+
+def _look_at_backup_directory(install: Omnibus, runner: Runner) -> tuple[str | None, tuple[str, ...]]:
+    try:
+        entries = install.parse_directory(runner.run(install.list_directory(install.backup_path)))
+    except CommandFailed as problem:
+        raise HostUnfit(
+            f"{install.backup_path} on {runner.name} cannot be read",
+            hint="Reconfigure GitLab once (`gitlab-ctl reconfigure`), or set backup_path in drtool.toml.",
+        ) from problem
+    members = tuple(sorted(entry.name for entry in entries if entry.name in LOOSE_MEMBERS))
+    if INFORMATION not in members:
+        return None, members
+    information = parse_backup_information(runner.run(install.read_file(install.backup_path / INFORMATION)))
+    return information.backup_id, members
+
+
+def _count_projects(install: Omnibus, runner: Runner) -> int | None:
+    """None when the database does not answer: then nobody knows, and that is not the same as none."""
+    try:
+        if runner.run(install.find_projects_table()).strip() == b"0":
+            return 0  # GitLab was installed and never migrated, or an earlier restore broke off
+        text = runner.run(install.count_projects()).decode().strip()
+    except CommandFailed:
+        return None
+    return int(text) if text.isdigit() else None
