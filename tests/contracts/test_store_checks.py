@@ -20,20 +20,6 @@ from drtool.stores.memory import MemoryStore
 MIB = 1 << 20
 
 
-class Altering(MemoryStore):
-    """Stores something else than the source gave."""
-
-    def __init__(self, alter: Callable[[bytes], bytes | None]) -> None:
-        super().__init__()
-        self._alter = alter
-
-    def put(self, key: str, source: BinaryIO, **options: Any) -> ObjectInfo:
-        content = self._alter(source.read(1 << 30) + source.read())
-        if content is None:
-            return ObjectInfo(key, 0, datetime.now().astimezone())
-        return super().put(key, io.BytesIO(content), **options)
-
-
 class Rereading(MemoryStore):
     """Reads its source by ``read_all``; the rest is as it should be."""
 
@@ -127,12 +113,12 @@ class ReadingWhatIsThereNow(MemoryStore):
 
             def readinto(self, buffer: Any) -> int:
                 with MemoryStore.open(store, key, start=self.position) as body:
-                    count = cast(io.BytesIO, body).readinto(memoryview(buffer)[:1000])
+                    count = cast(io.BytesIO, body).readinto(memoryview(buffer)[:MIB])
                 self.position += count
                 return count
 
         self.stat(key)
-        return closing(cast(BinaryIO, io.BufferedReader(Body(), 1000)))
+        return closing(cast(BinaryIO, io.BufferedReader(Body(), MIB)))
 
 
 class Seeking(MemoryStore):
@@ -255,41 +241,37 @@ class SigningWhatItCannot(MemoryStore):
         return f"http://127.0.0.1:9/{key}"
 
 
-def _subject(store: MemoryStore) -> Subject:
-    return Subject(store, elsewhere=None, stranger=None)
-
-
 DEFECTS: dict[str, Callable[[], Subject]] = {
-    "what_was_put_comes_back": lambda: _subject(FlippingBits()),
-    "an_empty_object_is_an_object": lambda: _subject(IgnoringEmptyObjects()),
-    "a_big_object_comes_back": lambda: _subject(LosingThePartialPart()),
-    "an_object_of_whole_parts_comes_back": lambda: _subject(LosingTheLastWholePart()),
-    "put_answers_as_stat_does": lambda: _subject(AnsweringAnotherSize()),
-    "list_answers_as_stat_does": lambda: _subject(ListingLocalTimes()),
-    "what_is_missing_is_said_to_be": lambda: _subject(InventingObjects()),
-    "a_later_put_replaces_all": lambda: _subject(OverwritingInPlace()),
-    "open_starts_where_asked": lambda: _subject(IgnoringStart()),
-    "open_starts_within_any_part": lambda: _subject(MisplacingParts()),
-    "open_may_be_left_early": lambda: _subject(LeakingConnections()),
-    "a_reader_never_sees_a_mixture": lambda: _subject(ReadingWhatIsThereNow()),
-    "put_reads_a_pipe": lambda: _subject(Seeking()),
-    "put_takes_short_reads": lambda: _subject(TakingAShortReadForTheEnd()),
-    "put_believes_no_size_hint": lambda: _subject(BelievingTheHint()),
-    "nothing_shows_before_the_source_ended": lambda: _subject(ShowingUnfinishedObjects()),
-    "a_failed_source_leaves_nothing": lambda: _subject(TakingADeadSourceForTheEnd()),
-    "a_failed_source_keeps_the_old_object": lambda: _subject(MakingRoomFirst()),
-    "puts_run_side_by_side": lambda: _subject(MixingUpKeys()),
-    "only_if_absent_creates": lambda: _subject(RefusingEveryCondition()),
-    "only_if_absent_replaces_nothing": lambda: _subject(IgnoringTheCondition()),
-    "only_if_absent_refuses_what_came_meanwhile": lambda: _subject(LookingBeforePutting()),
-    "only_if_absent_has_one_winner": lambda: _subject(LookingBeforePutting()),
-    "list_is_in_byte_order": lambda: _subject(ListingLikeADirectory()),
-    "list_takes_any_prefix": lambda: _subject(TakingAPrefixForAFolder()),
-    "list_goes_on_over_pages": lambda: _subject(ListingOnePage()),
-    "delete_removes_what_it_is_told": lambda: _subject(DeletingWhatBeginsLikeIt()),
-    "bad_keys_are_refused": lambda: _subject(TakingAnyKey()),
-    "a_lock_is_refused_where_there_is_none": lambda: _subject(ForgettingTheLock()),
-    "a_signed_url_reads_the_object": lambda: _subject(SigningWhatItCannot()),
+    "what_was_put_comes_back": lambda: Subject(FlippingBits()),
+    "an_empty_object_is_an_object": lambda: Subject(IgnoringEmptyObjects()),
+    "a_big_object_comes_back": lambda: Subject(LosingThePartialPart()),
+    "an_object_of_whole_parts_comes_back": lambda: Subject(LosingTheLastWholePart()),
+    "put_answers_as_stat_does": lambda: Subject(AnsweringAnotherSize()),
+    "list_answers_as_stat_does": lambda: Subject(ListingLocalTimes()),
+    "what_is_missing_is_said_to_be": lambda: Subject(InventingObjects()),
+    "a_later_put_replaces_all": lambda: Subject(OverwritingInPlace()),
+    "open_starts_where_asked": lambda: Subject(IgnoringStart()),
+    "open_starts_within_any_part": lambda: Subject(MisplacingParts()),
+    "open_may_be_left_early": lambda: Subject(LeakingConnections()),
+    "a_reader_never_sees_a_mixture": lambda: Subject(ReadingWhatIsThereNow()),
+    "put_reads_a_pipe": lambda: Subject(Seeking()),
+    "put_takes_short_reads": lambda: Subject(TakingAShortReadForTheEnd()),
+    "put_believes_no_size_hint": lambda: Subject(BelievingTheHint()),
+    "nothing_shows_before_the_source_ended": lambda: Subject(ShowingUnfinishedObjects()),
+    "a_failed_source_leaves_nothing": lambda: Subject(TakingADeadSourceForTheEnd()),
+    "a_failed_source_keeps_the_old_object": lambda: Subject(MakingRoomFirst()),
+    "puts_run_side_by_side": lambda: Subject(MixingUpKeys()),
+    "only_if_absent_creates": lambda: Subject(RefusingEveryCondition()),
+    "only_if_absent_replaces_nothing": lambda: Subject(IgnoringTheCondition()),
+    "only_if_absent_refuses_what_came_meanwhile": lambda: Subject(LookingBeforePutting()),
+    "only_if_absent_has_one_winner": lambda: Subject(LookingBeforePutting()),
+    "list_is_in_byte_order": lambda: Subject(ListingLikeADirectory()),
+    "list_takes_any_prefix": lambda: Subject(TakingAPrefixForAFolder()),
+    "list_goes_on_over_pages": lambda: Subject(ListingOnePage()),
+    "delete_removes_what_it_is_told": lambda: Subject(DeletingWhatBeginsLikeIt()),
+    "bad_keys_are_refused": lambda: Subject(TakingAnyKey()),
+    "a_lock_is_refused_where_there_is_none": lambda: Subject(ForgettingTheLock()),
+    "a_signed_url_reads_the_object": lambda: Subject(SigningWhatItCannot()),
     "a_missing_bucket_is_named": lambda: Subject(MemoryStore(), elsewhere=MemoryStore()),
     "wrong_credentials_are_named": lambda: Subject(MemoryStore(), stranger=MemoryStore()),
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,25 +33,30 @@ def _faulty(request: pytest.FixtureRequest) -> Subject:
     return Subject(FaultyStore(MemoryStore()))
 
 
-def _s3(fixture: str) -> Callable[[pytest.FixtureRequest], Subject]:
-    def make(request: pytest.FixtureRequest) -> Subject:
-        server: S3Server = request.getfixturevalue(fixture)
-        return Subject(
-            server.store(prefix="contract/here", page_size=7),
-            elsewhere=server.store(bucket="missing"),
-            stranger=server.store(prefix="contract/here", secret="not-the-secret"),
-            ca_bundle=server.ca_bundle,
-        )
+@functools.cache  # a boto3 client takes a quarter of a second to make
+def _s3_subject(server: S3Server) -> Subject:
+    return Subject(
+        server.store(prefix="contract/here", page_size=7),
+        elsewhere=server.store(bucket="missing"),
+        stranger=server.store(prefix="contract/here", secret="not-the-secret"),
+        ca_bundle=server.ca_bundle,
+    )
 
-    return make
+
+def _s3_http(request: pytest.FixtureRequest) -> Subject:
+    return _s3_subject(request.getfixturevalue("s3_http"))
+
+
+def _s3_https(request: pytest.FixtureRequest) -> Subject:
+    return _s3_subject(request.getfixturevalue("s3_https"))
 
 
 SUBJECTS = {
     "local": _local,
     "memory": _memory,
     "faulty": _faulty,
-    "s3-http": _s3("s3_http"),
-    "s3-https": _s3("s3_https"),
+    "s3-http": _s3_http,
+    "s3-https": _s3_https,
 }
 #: A memory has neither a bucket that could be missing nor credentials; a directory has no credentials.
 NOT_APPLICABLE = {
