@@ -73,7 +73,9 @@ def _command(function: _Function) -> _Function:
 
 
 class _Ordered(click.Group):
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    """Lists commands in the order in which they are used, not by name."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         return list(self.commands)
 
 
