@@ -11,7 +11,8 @@ from drtool.errors import HostUnfit, VersionMismatch
 Edition = Literal["ce", "ee", "jh"]
 
 _VERSION = re.compile(
-    r"(?P<major>\d+)\.(?P<minor>\d+)\.(?P<patch>\d+)(?:[-.]?(?P<pre>pre|rc\d+))?(?:-(?P<edition>ce|ee|jh))?"
+    r"(?P<major>\d+)\.(?P<minor>\d+)\.(?P<patch>\d+)(?:[-.]?(?P<pre>pre|rc\d+))?(?:-(?P<edition>ce|ee|jh))?",
+    re.ASCII,
 )
 _PACKAGES: dict[Edition, str] = {"ce": "gitlab-ce", "ee": "gitlab-ee", "jh": "gitlab-jh"}
 
