@@ -13,6 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from drtool.catalog import BackupSet
+from drtool.core.command import Command
 from drtool.core.model import Manifest, is_set_id
 from drtool.core.plan import Expect, Plan, Prove, Publish, Record, Run, Send, Step, Wait, parse_plan
 from drtool.core.versions import same_version
@@ -34,9 +35,14 @@ LOOSE_MEMBERS = (INFORMATION, *(component.member for component in COMPONENTS))
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What was seen on the host. ``projects`` is None when the database would not say."""
+    """What was seen on the host.
+
+    ``host`` is how drtool reaches it, ``hostname`` what it calls itself. ``projects`` is None when the database would
+    not say.
+    """
 
     host: str
+    hostname: str
     version: str
     projects: int | None
     loose_backup_id: str | None
@@ -49,7 +55,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is wanted. ``replace`` names the host whose projects may be replaced; None allows an empty target only."""
+    """What is wanted. ``replace`` is the hostname whose projects may be replaced; None allows an empty target only."""
 
     instance: str
     install: Omnibus
@@ -128,7 +134,8 @@ def look(install: Omnibus, runner: Runner) -> Target:
             hint="Install the package that `drtool show` names there, and run `gitlab-ctl reconfigure` once.",
         ) from problem
     loose, members = _look_at_backup_directory(install, runner)
-    return Target(runner.name, version, _count_projects(install, runner), loose, members)
+    hostname = runner.run(Command(("uname", "-n"))).decode().strip()
+    return Target(runner.name, hostname, version, _count_projects(install, runner), loose, members)
 
 
 def plan_restore(install: Omnibus, manifest: Manifest, target: Target, *, run_id: str) -> Plan:
@@ -212,18 +219,14 @@ def _refuse_unfit(request: Request, target: Target) -> None:
             f"{request.install.backup_path} holds the loose members of backup {name}",
             hint="GitLab would take those for the backup to restore. Move them away first.",
         )
-    if target.empty or (request.replace is not None and request.replace == _plain_host(target.host)):
+    if target.empty or request.replace == target.hostname:
         return
     what = "its database does not answer" if target.projects is None else f"it holds {target.projects} projects"
-    wrong = f" (not {request.replace})" if request.replace else ""
+    wrong = f", and is not called {request.replace}" if request.replace else ""
     raise TargetHoldsData(
-        f"{target.host} is not empty: {what}",
-        hint=f"To replace what is there, after a safety copy: --yes-replace {_plain_host(target.host)}{wrong}.",
+        f"{target.hostname} is not empty: {what}{wrong}",
+        hint=f"To replace what is there, after a safety copy: --yes-replace {target.hostname}",
     )
-
-
-def _plain_host(host: str) -> str:
-    return host.rpartition("@")[2]
 
 
 def _unfinished(request: Request, place: Place) -> Journal | None:
