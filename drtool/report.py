@@ -157,7 +157,7 @@ def plan_text(prepared: Prepared, manifest: Manifest) -> str:
     lines = [
         f"{head} {plan.set_id} ({manifest.instance}, GitLab {manifest.gitlab.version},"
         f" {manifest.gitlab.repositories} repositories, {size_text(_plain_size(manifest))})",
-        f"onto {target.hostname} ({target.host}), which runs GitLab {target.version} and holds {_projects(target.projects)};"
+        f"onto {target.hostname} ({target.host}), GitLab {target.version}, {_projects(target.projects)};"
         f" run {plan.run_id}",
     ]
     for number, step in enumerate(plan.steps, 1):
