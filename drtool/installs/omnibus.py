@@ -175,7 +175,8 @@ class Omnibus:
 
         What is there already is unlinked and made anew, so no link that lies in the way is followed. Modes of existing
         directories are replaced too (no --no-overwrite-dir): a private directory of the set has to be private again.
-        Names must have been judged before (TarScanner); tar itself strips a leading slash and refuses ``..``.
+        Names must have been judged before (TarScanner); tar itself strips a leading slash and refuses ``..``. Takes
+        what ``pack`` makes: GNU tar 1.34 ends after the record with the end mark and reads no more padding than that.
         """
         left_out = ["--anchored", "--no-wildcards", *(f"--exclude={_inside(name)}" for name in exclude)]
         return Command(
