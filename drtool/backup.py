@@ -26,7 +26,7 @@ from drtool.gitlab.archive import COMPONENTS, INFORMATION, TarScanner, order_mem
 from drtool.gitlab.judging import ApplicationJudge, judge_create
 from drtool.hosts import Runner
 from drtool.installs.omnibus import Entry, Omnibus
-from drtool.journal import Journal, journals, new_journal, only_run
+from drtool.journal import Journal, forget_old, journals, new_journal, only_run
 from drtool.signing import Signer
 from drtool.streams import parse_recipients
 from drtool.volumes import StagedChanged, VolumeWriter
@@ -103,7 +103,7 @@ def back_up(order: Order, place: Place) -> Outcome:
     or cleans up.
     """
     order.check_seals()
-    with only_run(place.state, f"backup-{order.instance}", doing="a backup"):
+    with only_run(place.state, order.instance, doing="a backup"):
         with phase("look", "Looking at the host", place.clock, place.emit):
             version = look_at_version(order.install, place.runner)
             await_other_tasks(order.install, place)
@@ -145,7 +145,8 @@ def look_at_version(install: Omnibus, runner: Runner) -> str:
 
 def config_members(install: Omnibus, runner: Runner) -> tuple[str, ...]:
     """What the config archive holds on this host, relative to the root. Raises HostUnfit if a secret is missing."""
-    found = tuple(name for pattern in install.config_patterns for name in _existing(install, runner, pattern))
+    matching = (name for pattern in install.config_patterns for name in _existing(install, runner, pattern))
+    found = tuple(dict.fromkeys(name for name in matching if name not in install.config_excluded))
     for name in install.config_required:
         if name not in found:
             raise HostUnfit(
@@ -187,6 +188,7 @@ def _settle(order: Order, place: Place) -> tuple[Journal, bool]:
 def _begin(order: Order, place: Place) -> Journal:
     for journal in _unfinished(order, place):
         journal.append("abandoned")
+    forget_old(place.state, f"backup-{order.instance}-")
     now = place.clock.now()
     set_id = new_set_id(now, place.new_token())
     journal = new_journal(place.state, f"backup-{order.instance}-{set_id}")
@@ -296,6 +298,7 @@ class _Run:
     journal: Journal
     version: str
     index: dict[str, list[IndexedMember]] = field(default_factory=dict)
+    sent: int = 0
 
     def finish(self) -> Manifest:
         if self.journal.find("created") is None:
@@ -357,9 +360,11 @@ class _Run:
             self.order.volume_size,
             self.order.volumes_in_flight,
             self.place.emit,
+            self.sent,
         )
         with self.place.runner.read_from(command) as stream:
             volumes = writer.write(name, stream, scanner, parse_recipients(recipients))
+        self.sent += sum(volume.plain_size for volume in volumes)
         files = [member for member in scanner.members if member.kind == "file"]
         self.index[name] = [IndexedMember(member.name, member.offset, member.size) for member in files]
         return Archive(name, _seal_kind(recipients), recipients, len(scanner.members), volumes)

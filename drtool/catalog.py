@@ -11,7 +11,7 @@ import io
 import json
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import BinaryIO, cast
 
@@ -92,12 +92,12 @@ class Catalog:
             raise SetDamaged(f"{key}: is the manifest of {manifest.instance}/{manifest.set_id}, put in another's place")
         return manifest
 
-    def has(self, set_id: str) -> bool:
-        try:
-            self.store.stat(self.key(set_id, MANIFEST))
-        except ObjectMissing:
-            return False
-        return True
+    def read_commit(self, set_id: str) -> dict[str, bytes]:
+        """The manifest and, if there is one, its signature, exactly as they were written."""
+        texts = {MANIFEST: self._read_small(self.key(set_id, MANIFEST))}
+        with suppress(ObjectMissing):
+            texts[SIGNATURE] = self._read_small(self.key(set_id, SIGNATURE))
+        return texts
 
     def commit(self, manifest: Manifest, signer: Signer) -> None:
         """Make the set exist: signature first, manifest last, both read back. Raises StoreError if they differ."""
@@ -168,11 +168,13 @@ class Catalog:
             ) from problem
 
     def _read_small(self, key: str) -> bytes:
+        content = bytearray()
         with self.store.open(key) as body:
-            content = b"".join(iter(lambda: body.read(CHUNK), b""))
-        if len(content) > _SMALL:
-            raise SetDamaged(f"{key}: {len(content)} bytes, far too large for what it should be")
-        return content
+            while chunk := body.read(CHUNK):
+                content += chunk
+                if len(content) > _SMALL:
+                    raise SetDamaged(f"{key}: more than {_SMALL} bytes, far too large for what it should be")
+        return bytes(content)
 
 
 @dataclass(frozen=True)

@@ -271,8 +271,15 @@ def _stop(call: _Call, opened: BackupSet) -> NoReturn:
 @_command
 def demo(call: _Call, keep: Path | None) -> None:
     """Back up, lose and restore an embedded GitLab, and tell the story."""
-    from drtool.demo.story import tell
+    from drtool.errors import HostUnfit
 
+    try:
+        from drtool.demo.story import tell
+    except ModuleNotFoundError as problem:
+        raise HostUnfit(
+            f"the demo needs the package {problem.name}",
+            hint="pip install 'drtool[demo]', or `make demo` in a checkout.",
+        ) from problem
     tell(keep, call.ui)
 
 

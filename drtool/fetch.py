@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 
 from drtool.catalog import BackupSet
-from drtool.core.model import render_manifest
 from drtool.engine import Clock, copy_scanned, phase
 from drtool.errors import ConfigError, DrtoolError
 from drtool.events import Emit, Progress
@@ -15,9 +14,9 @@ from drtool.journal import sync_directory
 
 
 def fetch(backup_set: BackupSet, into: Path, *, clock: Clock, emit: Emit) -> tuple[Path, ...]:
-    """Write ``<archive>.tar`` for every archive, and the manifest, into ``into``; return their paths.
+    """Write ``<archive>.tar`` for every archive, and the manifest with its signature, into ``into``.
 
-    A file gets its name only when all of it is proven; what an interrupted fetch left is replaced. Raises ConfigError
+    Returns the paths. A file gets its name only when all of it is proven; what an interrupted fetch left is replaced. Raises ConfigError
     when something of that name is there already, SetDamaged, IdentityMismatch, StoreError.
     """
     targets = {archive.name: into / f"{archive.name}.tar" for archive in backup_set.manifest.archives}
@@ -28,10 +27,11 @@ def fetch(backup_set: BackupSet, into: Path, *, clock: Clock, emit: Emit) -> tup
     for name, target in targets.items():
         with phase(f"fetch-{name}", f"Fetching the {name} archive", clock, emit):
             _fetch_archive(backup_set, name, target, emit)
-    manifest = into / "manifest.json"
-    manifest.write_bytes(render_manifest(backup_set.manifest))
+    commit = backup_set.catalog.read_commit(backup_set.manifest.set_id)
+    for name, text in commit.items():
+        (into / name).write_bytes(text)
     sync_directory(into)
-    return (*targets.values(), manifest)
+    return (*targets.values(), *(into / name for name in commit))
 
 
 def _fetch_archive(backup_set: BackupSet, name: str, target: Path, emit: Emit) -> None:

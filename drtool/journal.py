@@ -71,6 +71,12 @@ def journals(state: Path, prefix: str) -> list[Journal]:
     return [Journal(path) for path in sorted((state / "runs").glob(f"{prefix}*.jsonl"))]
 
 
+def forget_old(state: Path, prefix: str, *, keep: int = 50) -> None:
+    """Remove the journals of all but the newest ``keep`` runs of a kind, none of which may be unfinished."""
+    for path in sorted((state / "runs").glob(f"{prefix}*.jsonl"))[:-keep]:
+        path.unlink(missing_ok=True)
+
+
 def new_journal(state: Path, run_id: str) -> Journal:
     """A journal for a run. Nothing is written before the first ``append``."""
     runs = state / "runs"

@@ -29,6 +29,8 @@ from drtool.signing import Signer
 _TASK_PATIENCE = timedelta(hours=6)
 _START_PATIENCE = timedelta(minutes=15)
 
+_STAGING = ".drtool-"  # begins the name of a run's own directory, beside GitLab's members so that moving is renaming
+
 LOOSE_MEMBERS = (INFORMATION, *(component.member for component in COMPONENTS))
 """What a backup made with SKIP=tar leaves side by side in GitLab's backup directory."""
 
@@ -117,7 +119,7 @@ def prepare(request: Request, place: Place) -> Prepared:
 def carry_out(prepared: Prepared, request: Request, place: Place) -> Outcome:
     """Do what was prepared. Raises what its steps raise; the same command again goes on from there."""
     plan = prepared.plan
-    with only_run(place.state, f"restore-{request.instance}", doing="a restore"):
+    with only_run(place.state, request.instance, doing="a restore"):
         journal = new_journal(place.state, plan.run_id)
         site = Site(place.runner, request.install, place.backup_set, place.signer, place.clock, place.emit)
         steps = execute(plan, site, journal)
@@ -140,14 +142,14 @@ def look(install: Omnibus, runner: Runner) -> Target:
 
 def plan_restore(install: Omnibus, manifest: Manifest, target: Target, *, run_id: str) -> Plan:
     """Decide the steps. Pure."""
-    staging = install.backup_path / f".drtool-{run_id}"
+    staging = install.backup_path / f"{_STAGING}{run_id}"
     safety: tuple[Step, ...] = (
         ()
         if target.empty
         else (
             Run(
                 "safety-copy",
-                f"Keep a copy of what the target holds: {install.backup_path}/{_safety_id(run_id)}_gitlab_backup.tar",
+                "Keep a copy of what the target holds, as a backup of GitLab's own",
                 (install.create_backup(_safety_id(run_id), skip=()),),
                 Expect.BACKUP_DONE,
             ),
@@ -158,7 +160,7 @@ def plan_restore(install: Omnibus, manifest: Manifest, target: Target, *, run_id
         Prove("prove", "Check that every volume is there and can be opened"),
         Send(
             "stage",
-            f"Bring GitLab's members to {staging}, every digest checked",
+            "Bring GitLab's members to the host, every digest checked",
             "application",
             (install.remove(staging.parent, (staging.name,)), install.make_directory(staging)),
             install.unpack(staging),
@@ -174,7 +176,7 @@ def plan_restore(install: Omnibus, manifest: Manifest, target: Target, *, run_id
         Run("save-config", "Keep a copy of the target's configuration", (install.save_config(),)),
         Send(
             "send-config",
-            "Put gitlab.rb, gitlab-secrets.json, certificates and host keys in place",
+            "Put configuration, secrets, certificates and host keys in place",
             "config",
             (),
             install.unpack(install.root, exclude=("opt",)),
@@ -187,7 +189,7 @@ def plan_restore(install: Omnibus, manifest: Manifest, target: Target, *, run_id
             Expect.PUMA_AND_SIDEKIQ_DOWN,
         ),
         *(
-            (Run("clear", "Remove an older set's loose members", (install.remove(install.backup_path, loose),)),)
+            (Run("clear", "Remove what an earlier run left there", (install.remove(install.backup_path, loose),)),)
             if loose
             else ()
         ),
@@ -266,7 +268,8 @@ def _look_at_backup_directory(install: Omnibus, runner: Runner) -> tuple[str | N
             f"{install.backup_path} on {runner.name} cannot be read",
             hint="Reconfigure GitLab once (`gitlab-ctl reconfigure`), or set backup_path in drtool.toml.",
         ) from problem
-    members = tuple(sorted(entry.name for entry in entries if entry.name in LOOSE_MEMBERS))
+    ours = (entry.name for entry in entries if entry.name in LOOSE_MEMBERS or entry.name.startswith(_STAGING))
+    members = tuple(sorted(ours))
     if INFORMATION not in members:
         return None, members
     information = parse_backup_information(runner.run(install.read_file(install.backup_path / INFORMATION)))

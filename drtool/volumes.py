@@ -27,7 +27,10 @@ class StagedChanged(DrtoolError):
 
 @dataclass(frozen=True)
 class VolumeWriter:
-    """Where volumes go: one set on one store, and the journal that remembers what arrived."""
+    """Where volumes go: one set on one store, and the journal that remembers what arrived.
+
+    ``already`` bytes of the set's other archives count as done in the progress.
+    """
 
     catalog: Catalog
     set_id: str
@@ -35,6 +38,7 @@ class VolumeWriter:
     volume_size: int
     in_flight: int
     emit: Emit
+    already: int = 0
 
     def write(
         self, archive: str, stream: BinaryIO, scanner: TarScanner, recipients: Sequence[object]
@@ -64,7 +68,7 @@ class _Cutting:
         self._stored = self._recorded()
         self._open: dict[int, tuple[Handover, Future[Volume]]] = {}
         self._rest = memoryview(b"")
-        self._passed = 0
+        self._passed = writer.already
 
     def run(self) -> tuple[Volume, ...]:
         number = 0

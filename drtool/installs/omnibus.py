@@ -25,9 +25,7 @@ _WORD = re.compile(r"[a-z][a-z0-9_-]*")
 
 _CONFIG_REQUIRED = ("etc/gitlab/gitlab.rb", "etc/gitlab/gitlab-secrets.json")
 _CONFIG_OPTIONAL = (
-    "etc/gitlab/ssl",
-    "etc/gitlab/trusted-certs",
-    "etc/gitlab/ssh_host_*",  # where the Docker image keeps them
+    "etc/gitlab/*",  # ssl/, trusted-certs/, what gitlab.rb loads besides, and the Docker image's ssh_host_*
     "etc/ssh/ssh_host_*",
     "opt/gitlab/version-manifest.txt",
 )
@@ -73,6 +71,11 @@ class Omnibus:
     def config_required(self) -> tuple[str, ...]:
         """What no config archive may lack, relative to ``root``: without either file no restore is complete."""
         return _CONFIG_REQUIRED
+
+    @property
+    def config_excluded(self) -> tuple[str, ...]:
+        """What matches ``config_patterns`` and is left out: copies that ``gitlab-ctl backup-etc`` made."""
+        return ("etc/gitlab/config_backup",)
 
     @property
     def config_patterns(self) -> tuple[str, ...]:

@@ -126,12 +126,11 @@ def test_config_patterns_cover_settings_secrets_certificates_and_host_keys() -> 
     assert OMNIBUS.config_patterns == (
         "etc/gitlab/gitlab.rb",
         "etc/gitlab/gitlab-secrets.json",
-        "etc/gitlab/ssl",
-        "etc/gitlab/trusted-certs",
-        "etc/gitlab/ssh_host_*",
+        "etc/gitlab/*",
         "etc/ssh/ssh_host_*",
         "opt/gitlab/version-manifest.txt",
     )
+    assert OMNIBUS.config_excluded == ("etc/gitlab/config_backup",)
 
 
 @pytest.fixture
