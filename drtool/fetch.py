@@ -14,9 +14,9 @@ from drtool.journal import sync_directory
 
 
 def fetch(backup_set: BackupSet, into: Path, *, clock: Clock, emit: Emit) -> tuple[Path, ...]:
-    """Write ``<archive>.tar`` for every archive, and the manifest with its signature, into ``into``.
+    """Write ``<archive>.tar`` for every archive, and the manifest with its signature, into ``into``; return paths.
 
-    Returns the paths. A file gets its name only when all of it is proven; what an interrupted fetch left is replaced. Raises ConfigError
+    A file gets its name only when all of it is proven; what an interrupted fetch left is replaced. Raises ConfigError
     when something of that name is there already, SetDamaged, IdentityMismatch, StoreError.
     """
     targets = {archive.name: into / f"{archive.name}.tar" for archive in backup_set.manifest.archives}
