@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from botocore.exceptions import BotoCoreError, ClientError
@@ -54,6 +55,9 @@ class S3Server:
         concurrency: int = 4,
         page_size: int = 1000,
         backoff: Backoff = PROMPT,
+        checksums: Literal["when_supported", "when_required"] = "when_supported",
+        conditional_put: bool = True,
+        object_lock: Literal["governance", "compliance"] | None = None,
     ) -> S3Store:
         """A store on this server with the smallest parts that S3 allows."""
         return S3Store(
@@ -67,6 +71,9 @@ class S3Server:
             concurrency=concurrency,
             page_size=page_size,
             backoff=backoff,
+            checksums=checksums,
+            conditional_put=conditional_put,
+            object_lock=object_lock,
             read_timeout=timedelta(seconds=10),
         )
 
