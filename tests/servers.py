@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -107,6 +108,9 @@ def seaweedfs(folder: Path, *, tls: bool = False) -> Iterator[S3Server]:
     finally:
         process.send_signal(signal.SIGKILL)  # its data is thrown away; a graceful stop takes seconds
         process.wait()
+        for left in Path(tempfile.gettempdir()).glob("seaweedfs-*.sock"):
+            if left.stem.rpartition("-")[2] in map(str, ports):
+                left.unlink(missing_ok=True)
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ import io
 import subprocess
 import sys
 import textwrap
-import uuid
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -30,26 +29,39 @@ BIG = 12 * MIB  # three parts of at most 5 MiB
 OLD, NEW = b"old" * 1000, bytes(range(256)) * (BIG // 256)
 
 
-@pytest.fixture
-def prefix() -> str:
-    return f"faults/{uuid.uuid4().hex}"
+PREFIX = "faults"
 
 
-@pytest.fixture
-def proxy(s3_http: S3Server) -> Iterator[Proxy]:
-    with proxy_to(s3_http.port) as running:
-        yield running
+@pytest.fixture(scope="module")
+def running_proxy(s3_http: S3Server) -> Iterator[Proxy]:
+    with proxy_to(s3_http.port) as proxy:
+        yield proxy
 
 
-@pytest.fixture
-def direct(s3_http: S3Server, prefix: str) -> S3Store:
-    return s3_http.store(prefix=prefix)
+@pytest.fixture(scope="module")
+def direct(s3_http: S3Server) -> S3Store:
+    return s3_http.store(prefix=PREFIX)
 
 
-@pytest.fixture
-def store(s3_http: S3Server, proxy: Proxy, prefix: str) -> S3Store:
+@pytest.fixture(scope="module")
+def store(s3_http: S3Server, running_proxy: Proxy) -> S3Store:
     """The same place as ``direct``, seen through the proxy."""
-    return s3_http.store(prefix=prefix, endpoint=proxy.url)
+    return s3_http.store(prefix=PREFIX, endpoint=running_proxy.url)
+
+
+@pytest.fixture
+def proxy(running_proxy: Proxy) -> Proxy:
+    running_proxy.faults.clear()
+    running_proxy.heads.clear()
+    return running_proxy
+
+
+@pytest.fixture(autouse=True)
+def _empty_place(direct: S3Store) -> Iterator[None]:
+    yield
+    direct.delete([info.key for info in direct.list("")])
+    for upload in direct.client.list_multipart_uploads(Bucket=direct.bucket, Prefix=direct.prefix).get("Uploads", []):
+        direct.client.abort_multipart_upload(Bucket=direct.bucket, Key=upload["Key"], UploadId=upload["UploadId"])
 
 
 def _read(store: S3Store, key: str) -> bytes:
@@ -103,10 +115,8 @@ def test_busy_server_is_asked_again(store: S3Store, proxy: Proxy) -> None:
     assert [info.key for info in store.list("")] == ["one"]
 
 
-def test_server_that_stays_busy_is_given_up_after_the_agreed_attempts(
-    s3_http: S3Server, proxy: Proxy, prefix: str
-) -> None:
-    store = s3_http.store(prefix=prefix, endpoint=proxy.url, backoff=Backoff(3, timedelta(0), timedelta(0)))
+def test_server_that_stays_busy_is_given_up_after_the_agreed_attempts(s3_http: S3Server, proxy: Proxy) -> None:
+    store = s3_http.store(prefix=PREFIX, endpoint=proxy.url, backoff=Backoff(3, timedelta(0), timedelta(0)))
     proxy.answer(b"", 503, times=1000)
 
     with pytest.raises(StoreTransient):
@@ -274,9 +284,9 @@ def test_writer_that_was_killed_leaves_no_object_and_a_second_run_succeeds(s3_ht
     assert _read(direct, "one") == NEW
 
 
-def test_server_that_is_not_there_is_transient(s3_http: S3Server, proxy: Proxy, prefix: str) -> None:
+def test_server_that_is_not_there_is_transient(s3_http: S3Server, proxy: Proxy) -> None:
     nowhere = proxy.url.rsplit(":", 1)[0] + ":1"
-    store = s3_http.store(prefix=prefix, endpoint=nowhere, backoff=Backoff(2, timedelta(0), timedelta(0)))
+    store = s3_http.store(prefix=PREFIX, endpoint=nowhere, backoff=Backoff(2, timedelta(0), timedelta(0)))
 
     with pytest.raises(StoreTransient, match=r"127\.0\.0\.1:1"):
         store.put("one", forward_only([OLD]))
