@@ -322,7 +322,7 @@ class _Put:
     def confirm(self, size: int) -> ObjectInfo:
         """Look at the stored object: a server that kept fewer bytes than we sent must not pass for a success."""
         head = self._store.head(self._key)
-        if self._is_ours(head) and head["ContentLength"] != size:
+        if self._mark_on(head) in (None, self._mark) and head["ContentLength"] != size:
             raise StoreError(f"{self._store.name}{self._key}: {size} bytes sent, {head['ContentLength']} stored")
         return ObjectInfo(self._key, size, head["LastModified"].astimezone(UTC))
 
@@ -343,13 +343,13 @@ class _Put:
         except StoreError:
             # Nothing there, or nobody may look: the first error is the better account.
             raise self._exists() if isinstance(error, Refused) else error from None
-        if self._is_ours(head):
+        if self._mark_on(head) == self._mark:
             return
         raise self._exists() if self._only_if_absent else error
 
-    def _is_ours(self, head: HeadObjectOutputTypeDef) -> bool:
+    def _mark_on(self, head: HeadObjectOutputTypeDef) -> str | None:
         # rclone 1.75 gives the names back capitalised
-        return {name.lower(): value for name, value in head["Metadata"].items()}.get(_MARK) == self._mark
+        return {name.lower(): value for name, value in head["Metadata"].items()}.get(_MARK)
 
     def _exists(self) -> ObjectExists:
         return ObjectExists(f"{self._store.name}{self._key} exists already")
