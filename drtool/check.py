@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from drtool.backup import Order, config_members, look_at_version
 from drtool.catalog import Catalog
@@ -36,6 +38,7 @@ class Subject:
     runner: Runner
     signer: Signer | None
     verifier: Verifier
+    state: Path
 
 
 def check(subject: Subject) -> tuple[Answer, ...]:
@@ -43,6 +46,7 @@ def check(subject: Subject) -> tuple[Answer, ...]:
     questions: tuple[tuple[str, Callable[[Subject], str]], ...] = (
         ("seal", _seal),
         ("signature", _signature),
+        ("state", _state),
         ("gitlab", _gitlab),
         ("gitlab config", _gitlab_config),
         ("gitlab tasks", _tasks),
@@ -74,6 +78,17 @@ def _signature(subject: Subject) -> str:
     probe = b"drtool check\n"
     subject.verifier.verify(probe, subject.signer.sign(probe), source="a test message")
     return f"{subject.signer.key} signs, and is trusted"
+
+
+def _state(subject: Subject) -> str:
+    """The directory itself, or the nearest one above it that is there: nothing is made here."""
+    nearest = next(path for path in (subject.state, *subject.state.parents) if path.exists())
+    if not (nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)):
+        raise ConfigError(
+            f"state_dir: {nearest} is not a directory that this user may write to",
+            hint="Run as root, or set state_dir in drtool.toml to a directory of yours.",
+        )
+    return f"{subject.state} {'is there' if nearest == subject.state else 'can be made'}"
 
 
 def _gitlab(subject: Subject) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
@@ -15,6 +17,7 @@ from drtool import __version__
 if TYPE_CHECKING:
     from drtool.app import App
     from drtool.catalog import BackupSet
+    from drtool.errors import DrtoolError
     from drtool.ui import Ui
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -65,7 +68,11 @@ def _command(function: _Function) -> _Function:
         call = click.get_current_context().find_object(_Call)
         assert call is not None
         call.take(given)
-        return function(call, **given)
+        try:
+            return function(call, **given)
+        except (BrokenPipeError, EOFError) as problem:
+            # click would take the one for an early end of our output and the other for Ctrl-C, and say nothing
+            raise RuntimeError(f"{type(problem).__name__}: {problem}") from problem
 
     for option in reversed(_COMMON):
         wrapped = option(wrapped)
@@ -91,7 +98,7 @@ def cli(**given: Any) -> None:
     call.take(given)
 
 
-for _option in reversed(_COMMON):
+for _option in _COMMON:
     cli = _option(cli)
 
 
@@ -101,7 +108,10 @@ for _option in reversed(_COMMON):
 @click.option("--store", type=click.Path(path_type=Path), help="A directory for the backups; edit the file for S3.")
 @_command
 def init(call: _Call, directory: Path, instance: str, store: Path | None) -> None:
-    """Write drtool.toml and make the keys, in DIRECTORY (default /etc/drtool)."""
+    """Write drtool.toml and make the keys.
+
+    Both go to DIRECTORY, by default /etc/drtool. Keys that are there already are kept.
+    """
     import platform
 
     from drtool.hosts.local import LocalRunner
@@ -125,11 +135,11 @@ def check(call: _Call, instance: str | None) -> None:
     from drtool.report import answers_text
 
     app = call.app(instance)
-    answers = ask(Subject(app.backup_order(), app.catalog, app.runner, app.signer, app.verifier))
-    call.ui.result({"answers": answers}, answers_text(answers))
-    for answer in answers:
-        if answer.error:
-            sys.exit(answer.error.exit_status)
+    answers = ask(Subject(app.backup_order(), app.catalog, app.runner, app.signer, app.verifier, app.config.state_dir))
+    errors = [answer.error for answer in answers if answer.error]
+    call.ui.result({"answers": answers}, answers_text(answers), bad=bool(errors))
+    if errors:
+        sys.exit(errors[0].exit_status)
 
 
 @cli.command()
@@ -190,7 +200,7 @@ def verify(call: _Call, set_id: str, level: Literal["present", "digest"], instan
 
     app = call.app(instance)
     verdict = judge(app.open_set(set_id, unsigned=unsigned), level, signed=not unsigned, clock=app.clock, emit=app.emit)
-    call.ui.result(verdict, verdict_text(verdict))
+    call.ui.result(verdict, verdict_text(verdict), bad=bool(verdict.problems))
     if verdict.problems:
         sys.exit(SetDamaged.exit_status)
 
@@ -287,35 +297,35 @@ def main() -> None:
     """Run the command line; turn every error into a line of text and an exit status."""
     call = _Call()
     try:
-        status = cli.main(obj=call, standalone_mode=False, prog_name="drtool")
-    except click.exceptions.Abort:
-        status = _interrupted(call)
-    except KeyboardInterrupt:
-        status = _interrupted(call)
-    except click.ClickException as problem:
-        problem.show()
-        status = problem.exit_code
-    except BrokenPipeError:  # whoever read our output had enough
-        sys.stderr.close()
-        status = 141
+        status = _run(call)
     except Exception as problem:  # noqa: BLE001 - the one place where everything ends
         status = _failed(call, problem)
     call.ui.close()
-    sys.exit(status if isinstance(status, int) else 0)
+    sys.exit(status)
 
 
-def _interrupted(call: _Call) -> int:
-    call.ui.close()
-    click.echo("interrupted: the same command again takes up where this one stopped", err=True)
-    return 130
+def _run(call: _Call) -> int:
+    try:
+        status = cli.main(obj=call, standalone_mode=False, prog_name="drtool")
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        with _whoever_listens():
+            call.ui.interrupted()
+        return 130
+    except click.ClickException as problem:
+        problem.show()
+        return problem.exit_code
+    return status if isinstance(status, int) else 0
 
 
 def _failed(call: _Call, problem: Exception) -> int:
     from drtool.errors import DrtoolError
+    from drtool.ui import ReaderGone
 
+    if isinstance(problem, ReaderGone):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more at the very end
+        return 141
     if isinstance(problem, DrtoolError):
-        call.ui.error(problem)
-        return problem.exit_status
+        return _tell(call, problem)
     if call.options.get("verbose"):
         import traceback
 
@@ -324,5 +334,19 @@ def _failed(call: _Call, problem: Exception) -> int:
         f"a defect in drtool: {type(problem).__name__}: {problem}",
         hint="Run it again with -v and report what it prints.",
     )
-    call.ui.error(defect)
-    return defect.exit_status
+    return _tell(call, defect)
+
+
+def _tell(call: _Call, error: DrtoolError) -> int:
+    with _whoever_listens():
+        call.ui.error(error)
+    return error.exit_status
+
+
+@contextmanager
+def _whoever_listens() -> Iterator[None]:
+    """Say something that changes no exit status, not even when nobody reads it."""
+    from drtool.ui import ReaderGone
+
+    with suppress(ReaderGone):
+        yield

@@ -17,6 +17,7 @@ from drtool.signing import refuse_exposed
 SEARCHED = (Path("drtool.toml"), Path("/etc/drtool/drtool.toml"))
 """Where the file is looked for when neither --config nor DRTOOL_CONFIG names one."""
 
+_COMPARE = "`drtool init DIRECTORY` writes a commented file to compare with."
 _UNITS = {"": 1, "B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
 _SMALLEST_VOLUME = 64 << 10
 
@@ -32,6 +33,18 @@ def parse_size(value: object) -> int:
 def _check_reference(text: str) -> str:
     if not re.fullmatch(r"env:[A-Za-z_][A-Za-z0-9_]*|file:.+", text):
         raise ValueError("secrets are not written here: say env:NAME or file:/path/to/it")
+    return text
+
+
+def _check_bucket(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,255}|arn:\S+", text):
+        raise ValueError("write the bucket's name alone, without s3:// and slashes")
+    return text
+
+
+def _check_endpoint(text: str) -> str:
+    if not re.fullmatch(r"https?://[^/\s]\S*", text):
+        raise ValueError("write https://HOST or https://HOST:PORT, without the bucket")
     return text
 
 
@@ -55,10 +68,10 @@ class S3StoreTable(_Table):
     """AWS S3, DigitalOcean Spaces, or anything that speaks S3."""
 
     kind: Literal["s3"]
-    bucket: str
+    bucket: Annotated[str, AfterValidator(_check_bucket)]
     prefix: str = ""
     region: str | None = None
-    endpoint: str | None = None
+    endpoint: Annotated[str, AfterValidator(_check_endpoint)] | None = None
     access_key_id: SecretReference | None = None
     secret_access_key: SecretReference | None = None
     session_token: SecretReference | None = None
@@ -138,7 +151,7 @@ def find_config(given: Path | None) -> Path:
     """The file to read: the one given, DRTOOL_CONFIG, or the first of SEARCHED that is there. Raises ConfigError."""
     named = given or (Path(os.environ["DRTOOL_CONFIG"]) if os.environ.get("DRTOOL_CONFIG") else None)
     for path in [named] if named else SEARCHED:
-        if path.is_file():
+        if _is_there(path):
             return path
     if named:
         raise ConfigError(f"{named}: no such file", hint="`drtool init` writes one.")
@@ -152,14 +165,17 @@ def read_config(path: Path) -> Config:
         text = path.read_text(encoding="utf-8")
         tables = tomllib.loads(text)
     except (OSError, UnicodeDecodeError) as problem:
-        raise ConfigError(f"{path}: cannot be read: {problem}") from problem
+        reason = problem.strerror if isinstance(problem, OSError) else "not UTF-8 text"
+        raise ConfigError(
+            f"{path}: cannot be read: {reason}", hint="It should be a text file that you may read."
+        ) from problem
     except tomllib.TOMLDecodeError as problem:
-        raise ConfigError(f"{path}: not TOML: {problem}") from problem
+        raise ConfigError(f"{path}: not TOML: {problem}", hint=_COMPARE) from problem
     try:
         config = Config.model_validate(tables)
     except ValidationError as problem:
         raise ConfigError(
-            "\n".join(_complaints(path, problem.errors(include_input=False, include_url=False)))
+            "\n".join(_complaints(path, problem.errors(include_input=False, include_url=False))), hint=_COMPARE
         ) from None
     return _anchor(config, path.resolve().parent)
 
@@ -172,28 +188,61 @@ def read_secret(reference: str) -> str:
     kind, _, where = reference.partition(":")
     if kind == "env":
         if where not in os.environ:
-            raise ConfigError(f"{reference}: this environment variable is not set")
+            raise ConfigError(f"{reference}: this environment variable is not set", hint=f"export {where}=…")
         return os.environ[where]
     path = Path(where)
-    if not path.is_file():
-        raise ConfigError(f"{reference}: no such file")
+    if not _is_there(path):
+        raise ConfigError(f"{path}: no such file", hint="It should hold a secret, readable by its owner alone.")
     refuse_exposed(path)
-    return path.read_text(encoding="utf-8").rstrip("\n")
+    try:
+        return path.read_text(encoding="utf-8").rstrip("\n")
+    except (OSError, UnicodeDecodeError) as problem:
+        reason = problem.strerror if isinstance(problem, OSError) else "not UTF-8 text"
+        raise ConfigError(f"{path}: cannot be read: {reason}", hint="It should hold one secret as text.") from problem
+
+
+def _is_there(path: Path) -> bool:
+    """Whether a file is there. Raises ConfigError if nobody may know: init makes directories private."""
+    try:
+        return path.is_file()
+    except OSError as problem:
+        raise ConfigError(
+            f"{path}: cannot be read: {problem.strerror}", hint="Run as the user whose file it is, mostly root."
+        ) from problem
 
 
 def _complaints(path: Path, problems: Iterable[Any]) -> list[str]:
-    lines = []
+    lines: list[str] = []
     for problem in problems:
-        key = _key([part for part in problem["loc"] if part not in ("local", "s3")])
-        reason = problem["msg"].removeprefix("Value error, ")
-        if problem["type"] == "extra_forbidden":
-            reason = "no such key"
-        elif problem["type"] == "missing":
-            reason = "is missing"
-        elif problem["type"] == "string_pattern_mismatch" and key.endswith("name"):
-            reason = "use lower-case letters, digits, dots and dashes"
-        lines.append(f"{path}: {key}: {reason}" if key else f"{path}: {reason}")
+        match problem["loc"]:
+            case ("store", name, _, *rest):  # the third is the kind, which nobody wrote there
+                key = _key(["store", name, *rest])
+            case loc:
+                key = _key(loc)
+        if problem["type"] == "too_short" and lines:
+            continue  # pydantic did not count the instances that it complained about
+        lines.append(f"{path}: {key}: {_reason(problem)}" if key else f"{path}: {_reason(problem)}")
     return lines
+
+
+def _reason(problem: Any) -> str:
+    match problem["type"], problem["loc"][-1] if problem["loc"] else "":
+        case "extra_forbidden", _:
+            return "no such key"
+        case "missing" | "union_tag_not_found", _:
+            return "is missing" if problem["type"] == "missing" else "kind is missing"
+        case "union_tag_invalid", _:
+            return f"there is no kind {problem['ctx']['tag']!r}, only {problem['ctx']['expected_tags']}"
+        case "string_pattern_mismatch", "name":
+            return "use lower-case letters, digits, dots and dashes"
+        case "tuple_type" | "too_short", "instance":
+            return "write [[instance]], with two brackets"
+        case "tuple_type", _:
+            return 'should be a list: ["…"]'
+        case "path_type", _:
+            return "should be a path, as text"
+        case _:
+            return str(problem["msg"]).removeprefix("Value error, ").replace("Input should be", "should be")
 
 
 def _key(parts: Iterable[str | int]) -> str:

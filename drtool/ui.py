@@ -30,6 +30,10 @@ _SNAKE = re.compile(r"(?<!^)(?=[A-Z])")
 _MARK = {"ok": ("ok", "green"), "warn": ("note", "yellow"), "bad": ("FAILED", "red")}
 
 
+class ReaderGone(Exception):  # not an OSError: click ends silently, with status 1, on any that says EPIPE
+    """Whoever read our output had enough, as ``head`` does."""
+
+
 class Ui:
     """One command's voice."""
 
@@ -75,23 +79,31 @@ class Ui:
 
     # -- results ------------------------------------------------------------------------------------------------
 
-    def result(self, value: object, text: str) -> None:
-        """Print what the command found: ``value`` for machines, ``text`` for people."""
+    def result(self, value: object, text: str, *, bad: bool = False) -> None:
+        """Print what the command found: ``value`` for machines, ``text`` for people; quietly only what is ``bad``."""
         self.close()
         if self.as_json:
             self._print_json({"event": "result", **_plain_fields(value)})
-        elif text and not self.quiet:
-            click.echo(text)
+        elif text and (bad or not self.quiet):
+            _print(text)
 
     def error(self, error: DrtoolError) -> None:
         self.close()
         if self.as_json:
-            fields = {"error": type(error).__name__, "message": str(error), "hint": error.hint}
-            self._print_json({"event": "error", **fields, "exit_status": error.exit_status})
+            self._print_json({"event": "error", **_error_fields(error)})
             return
         self._say(f"{style('error:', 'red')} {error}")
         if error.hint:
             self._say(f"  {style('→', 'cyan')} {error.hint}")
+
+    def interrupted(self) -> None:
+        self.close()
+        hint = "The same command again takes up where this one stopped."
+        if self.as_json:
+            fields = {"error": "Interrupted", "message": "interrupted", "hint": hint, "exit_status": 130}
+            self._print_json({"event": "error", **fields})
+            return
+        self._say(f"interrupted\n  {style('→', 'cyan')} {hint}")
 
     def note(self, message: str, *, hint: str = "", details: Sequence[str] = ()) -> None:
         self._say(f"{style('note:', 'yellow')} {message}")
@@ -121,7 +133,7 @@ class Ui:
         self._print_json({"event": name, **_plain_fields(event)})
 
     def _print_json(self, fields: dict[str, Any]) -> None:
-        click.echo(json.dumps(fields, default=_plain))
+        _print(json.dumps(fields, default=_plain))
 
     def _begin(self, phase: str, title: str) -> None:
         self._waiting = ""
@@ -171,7 +183,14 @@ class Ui:
 
             self._bars.console.print(Text.from_ansi(text), style="dim" if dim else None, soft_wrap=True)
         else:
-            click.echo(text, err=True)
+            _print(text, err=True)
+
+
+def _print(text: str, *, err: bool = False) -> None:
+    try:
+        click.echo(text, err=err)
+    except BrokenPipeError as problem:
+        raise ReaderGone from problem
 
 
 def style(text: str, colour: str, *, stream: Any = None) -> str:
@@ -241,5 +260,10 @@ def _plain(value: object) -> object:
         case set() | frozenset():
             return sorted(value)
         case DrtoolError():
-            return {"error": type(value).__name__, "message": str(value), "hint": value.hint}
+            return _error_fields(value)
     raise TypeError(f"not for JSON: {type(value).__name__}")
+
+
+def _error_fields(error: DrtoolError) -> dict[str, Any]:
+    fields = {"error": type(error).__name__, "message": str(error), "hint": error.hint}
+    return {**fields, "exit_status": error.exit_status}
