@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import json
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import BinaryIO, cast
@@ -25,7 +25,7 @@ from drtool.core.model import (
     parse_manifest,
     render_manifest,
 )
-from drtool.errors import DrtoolError, ObjectMissing, SetDamaged, SetMissing, SignatureInvalid, StoreError
+from drtool.errors import IdentityMismatch, ObjectMissing, SetDamaged, SetMissing, SignatureInvalid, StoreError
 from drtool.signing import Signer, Verifier
 from drtool.stores import ObjectInfo, Store
 from drtool.streams import CHUNK, SealBroken, Source, Tap, sealed, unsealed
@@ -222,7 +222,7 @@ class BackupSet:
         except (zlib.error, ValueError, TypeError, AttributeError) as problem:
             raise SetDamaged(f"{self.manifest.set_id}: the index cannot be read: {problem}") from problem
 
-    def _plain_chunks(self, archive: Archive, saw: Callable[[int], None] | None) -> Iterator[bytes]:
+    def _plain_chunks(self, archive: Archive, saw: Callable[[int], None] | None) -> Generator[bytes, None, None]:
         for volume in archive.volumes:
             yield from self._volume_chunks(volume, archive.seal, saw)
 
@@ -241,7 +241,7 @@ class BackupSet:
                     pass
             except SealBroken as problem:
                 raise self._damaged(volume, f"the seal is broken: {problem}") from problem
-            except DrtoolError:
+            except IdentityMismatch:
                 self._blame_damage_first(volume, stored)
                 raise
             finally:
@@ -278,15 +278,30 @@ class BackupSet:
 
 
 class _ArchiveReader(Source):
-    def __init__(self, chunks: Iterator[bytes]) -> None:
+    def __init__(self, chunks: Generator[bytes, None, None]) -> None:
         self._chunks = chunks
         self._rest = memoryview(b"")
+        self._raised: BaseException | None = None
+
+    def close(self) -> None:
+        """Let go of the volume being read, and end the thread that unseals it."""
+        self._chunks.close()
+        super().close()
 
     def read(self, size: int = -1, /) -> bytes:
         if size is None or size < 0:
             return self.readall()
         if not self._rest:
-            self._rest = memoryview(next(self._chunks, b""))
+            self._rest = memoryview(self._next())
         data = bytes(self._rest[:size])
         self._rest = self._rest[size:]
         return data
+
+    def _next(self) -> bytes:
+        if self._raised:  # a generator that raised looks like one that ended
+            raise self._raised
+        try:
+            return next(self._chunks, b"")
+        except BaseException as error:
+            self._raised = error
+            raise

@@ -12,6 +12,7 @@ import io
 import queue
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any, BinaryIO, cast
 
 from drtool.errors import IdentityMismatch, SealError
@@ -82,7 +83,8 @@ class Handover(Source):
         self._ended = False
 
     def write(self, data: Any, /) -> int:
-        self._put(bytes(data))
+        if len(data):  # an empty chunk is how the queue says that this was all
+            self._put(bytes(data))
         return len(data)
 
     def close_writer(self) -> None:
@@ -90,9 +92,13 @@ class Handover(Source):
 
     def fail(self, error: BaseException) -> None:
         self._failed = error
+        with suppress(queue.Full):  # wakes a reader that waits; if there is no room, none waits
+            self._queue.put_nowait(b"")
 
     def abandon(self, error: BaseException) -> None:
         self._abandoned = error
+        with suppress(queue.Empty):  # wakes a writer that waits for room
+            self._queue.get_nowait()
 
     def _put(self, item: bytes) -> None:
         while True:
@@ -102,7 +108,8 @@ class Handover(Source):
                 self._queue.put(item, timeout=_LOOK_UP)
             except queue.Full:
                 continue
-            return
+            if not self._abandoned:
+                return
 
     def _get(self) -> bytes:
         while True:
@@ -160,6 +167,11 @@ class _Remembering(Source):
             self.raised = error
             raise
 
+    def reraise(self) -> None:
+        """Raise what was caught, if anything: Rust answers an InterruptedError by reading on, perhaps to an end."""
+        if self.raised:
+            raise self.raised
+
 
 class _Transformed(Source):
     """The output of a push-style transformation, to be pulled. Runs it on a thread of its own."""
@@ -175,6 +187,7 @@ class _Transformed(Source):
         try:
             gather = _Gather(self._out)
             self._transform(cast(BinaryIO, self._inner), gather)
+            self._inner.reraise()
             gather.flush()
             self._out.close_writer()
         except BaseException as error:  # noqa: BLE001 - handed over to the reader, who raises it
