@@ -6,6 +6,7 @@ sandbox. A new sandbox is what a package installation leaves: services up, secre
 
 from __future__ import annotations
 
+import compileall
 import json
 import os
 import secrets
@@ -70,7 +71,7 @@ gitlab_rails['backup_keep_time'] = 0
 _WRAPPER = """\
 #!/bin/sh
 root=$(cd "$(dirname "$(readlink -f "$0")")/{depth}" && pwd -P)
-exec {python} -I "$root/opt/gitlab/embedded/standin" {command} "$@"
+exec {python} -I -S "$root/opt/gitlab/embedded/standin" {command} "$@"
 """
 
 
@@ -226,6 +227,7 @@ class Sandbox:
         source = Path(__file__).parent / "standin"
         target = self.root / "opt/gitlab/embedded/standin"
         shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        compileall.compile_dir(target, quiet=1)  # once here, and not again in each clone
         programs = [self.bin / command for command in COMMANDS]
         # gitlab-rake starts whatever is here; the real program may replace ours.
         programs.append(self.root / "opt/gitlab/embedded/bin/gitaly-backup")

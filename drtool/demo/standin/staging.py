@@ -17,7 +17,7 @@ from .options import Options
 
 _SUFFIX = "_gitlab_backup.tar"
 _PRUNABLE = re.compile(r"^(\d{10})(_\d{4}_\d{2}_\d{2}(_\d+\.\d+\.\d+((-|\.)(pre|rc\d))?(-ee)?)?)?_gitlab_backup\.tar$")
-_FULL_DISK = 65536  # bytes that still fit
+_FULL_DISK = 70_000  # bytes that still fit
 
 
 class Staging:
