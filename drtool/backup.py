@@ -17,13 +17,23 @@ from drtool import __version__
 from drtool.catalog import Catalog
 from drtool.core.command import Command
 from drtool.core.leftovers import Continue, Decision, Interrupted, Refuse, StartAnew, decide
-from drtool.core.model import FORMAT, Archive, Finding, GitLabFacts, IndexedMember, Manifest, SealKind, new_set_id
+from drtool.core.model import (
+    FORMAT,
+    Archive,
+    Finding,
+    GitLabFacts,
+    IndexedMember,
+    Manifest,
+    SealKind,
+    is_set_id,
+    new_set_id,
+)
 from drtool.core.versions import package_for
 from drtool.engine import Clock, phase, running_task, try_and_collect
-from drtool.errors import Busy, CommandFailed, HostUnfit, SealError
+from drtool.errors import BackupFailed, Busy, CommandFailed, HostUnfit, SealError, SetDamaged
 from drtool.events import Emit, Noticed, Waiting
 from drtool.gitlab.archive import COMPONENTS, INFORMATION, TarScanner, order_members, parse_backup_information
-from drtool.gitlab.judging import ApplicationJudge, judge_create
+from drtool.gitlab.judging import ApplicationJudge, Created, judge_create
 from drtool.hosts import Runner
 from drtool.installs.omnibus import Entry, Omnibus
 from drtool.journal import Journal, forget_old, journals, new_journal, only_run
@@ -33,6 +43,7 @@ from drtool.volumes import StagedChanged, VolumeWriter
 
 _TASK_PATIENCE = timedelta(hours=6)
 _TASK_PAUSE = timedelta(seconds=5)
+_LOCKED_OUT = 3  # tries
 _KNOWN_MEMBERS = frozenset({INFORMATION, *(component.member for component in COMPONENTS)})
 
 
@@ -109,12 +120,12 @@ def back_up(order: Order, place: Place) -> Outcome:
             await_other_tasks(order.install, place)
             journal, continued = _settle(order, place)
         try:
-            return Outcome(_Run(order, place, journal, version).finish(), continued)
+            return Outcome(_Run(order, place, journal, version, continued).finish(), continued)
         except StagedChanged as change:
             place.emit(Noticed("staged-changed", str(change), "A new set is begun."))
         _clean_staging(order.install, place.runner)
         journal = _begin(order, place)
-        return Outcome(_Run(order, place, journal, version).finish(), continued=False)
+        return Outcome(_Run(order, place, journal, version, continued=False).finish(), continued=False)
 
 
 def preview(order: Order, place: Place) -> Preview:
@@ -199,7 +210,7 @@ def _begin(order: Order, place: Place) -> Journal:
 def _decide(order: Order, place: Place) -> Decision:
     journal = _newest_unfinished(order, place)
     return decide(
-        _interrupted(journal) if journal else None,
+        _interrupted(journal, place) if journal else None,
         staged=_staged_backup(order.install, place.runner),
         terms=_terms(order, place),
         now=place.clock.now(),
@@ -207,23 +218,29 @@ def _decide(order: Order, place: Place) -> Decision:
     )
 
 
-def _interrupted(journal: Journal) -> Interrupted:
+def _interrupted(journal: Journal, place: Place) -> Interrupted:
     begin = journal.find("begin")
     assert begin is not None
+    # A run may end between the manifest's arrival and its own note of it; what is listed is never written into again.
+    committed = journal.find("committed") is not None or begin["set_id"] in place.catalog.set_ids()
     return Interrupted(
         set_id=begin["set_id"],
         begun_at=datetime.fromisoformat(begin["at"]),
         terms=begin["terms"],
         created=journal.find("created") is not None,
-        committed=journal.find("committed") is not None,
+        committed=committed,
     )
 
 
 def _unfinished(order: Order, place: Place) -> list[Journal]:
+    prefix = f"backup-{order.instance}-"
     return [
         journal
-        for journal in journals(place.state, f"backup-{order.instance}-")
-        if journal.find("begin") and not journal.find("done") and not journal.find("abandoned")
+        for journal in journals(place.state, prefix)
+        if is_set_id(journal.run_id.removeprefix(prefix))  # not those of instance "a-b" for instance "a"
+        and journal.find("begin")
+        and not journal.find("done")
+        and not journal.find("abandoned")
     ]
 
 
@@ -277,8 +294,10 @@ def _existing(install: Omnibus, runner: Runner, pattern: str) -> list[str]:
     directory, _, wanted = pattern.rpartition("/")
     try:
         entries = install.parse_directory(runner.run(install.list_directory(install.root / directory)))
-    except CommandFailed:
-        return []
+    except CommandFailed as problem:
+        if "No such file or directory" in problem.stderr:
+            return []
+        raise  # taken for "nothing there" it would leave files out of the backup, and say nothing
     return sorted(f"{directory}/{entry.name}" for entry in entries if _matches(entry.name, wanted))
 
 
@@ -297,6 +316,7 @@ class _Run:
     place: Place
     journal: Journal
     version: str
+    continued: bool
     index: dict[str, list[IndexedMember]] = field(default_factory=dict)
     sent: int = 0
 
@@ -323,15 +343,28 @@ class _Run:
         return str(self._entry("begin")["set_id"])
 
     def _create(self) -> None:
-        command = self.order.install.create_backup(self.set_id)
-        lines, failure = try_and_collect(self.place.runner, command, "create", self.place.emit)
-        created = judge_create(lines, failure, self.set_id)
+        created = self._created()
         self.journal.append(
             "created",
             members=list(created.members),
             completed=sorted(created.repositories),
             findings=[asdict(finding) for finding in created.findings],
         )
+
+    def _created(self) -> Created:
+        """Let GitLab create its backup; wait for a task that took its lock after we looked, and try again.
+
+        Rails takes long to start: a task that a killed run of ours had begun may take the lock only now.
+        """
+        command = self.order.install.create_backup(self.set_id)
+        for _ in range(_LOCKED_OUT):
+            lines, failure = try_and_collect(self.place.runner, command, "create", self.place.emit)
+            try:
+                return judge_create(lines, failure, self.set_id)
+            except Busy as busy:
+                last = busy
+            await_other_tasks(self.order.install, self.place)
+        raise last
 
     def _application_judge(self) -> ApplicationJudge:
         created = self._entry("created")
@@ -342,8 +375,15 @@ class _Run:
         install = self.order.install
         command = install.pack(install.backup_path, judge.members)
         scanner = TarScanner(judge.watch)
-        archive = self._send("application", command, self.order.recipients, scanner)
-        judge.finish(scanner.members)
+        try:
+            archive = self._send("application", command, self.order.recipients, scanner)
+            judge.finish(scanner.members)
+        except (BackupFailed, SetDamaged, CommandFailed) as problem:
+            if self.continued:  # they were good once; whatever befell them, only new ones help
+                raise StagedChanged(f"the staged members are no good any more: {problem}") from problem
+            if not isinstance(problem, CommandFailed):
+                self.journal.append("abandoned")  # bad from the beginning: no later run may continue with them
+            raise
         return archive
 
     def _send_config(self) -> Archive:
