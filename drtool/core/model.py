@@ -20,7 +20,9 @@ FORMAT = 1
 SealKind = Literal["age", "none"]
 Verdict = Literal["green", "amber"]
 
-_SET_ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{4}\Z")
+_SET_ID = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{4}\Z")
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}\Z")
+_SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +123,14 @@ def new_set_id(now: datetime, token: str) -> str:
 
 
 def is_set_id(text: str) -> bool:
-    return _SET_ID.match(text) is not None
+    """Say whether ``new_set_id`` could have given this name."""
+    if not _SET_ID.match(text):
+        return False
+    try:
+        time_of(text)
+    except ValueError:
+        return False
+    return True
 
 
 def time_of(set_id: str) -> datetime:
@@ -144,9 +153,11 @@ def parse_manifest(text: bytes, *, source: str) -> Manifest:
     try:
         fields = json.loads(text)
         written = fields["format"]
-    except (ValueError, TypeError, KeyError) as problem:
+    except KeyError as problem:
+        raise SetDamaged(f"{source}: not a manifest: format is missing") from problem
+    except (ValueError, TypeError, RecursionError) as problem:
         raise SetDamaged(f"{source}: not a manifest: {problem}") from problem
-    if not isinstance(written, int) or isinstance(written, bool):
+    if not isinstance(written, int) or isinstance(written, bool) or written < 1:
         raise SetDamaged(f"{source}: not a manifest: format is {written!r}")
     if written > FORMAT:
         raise FormatTooNew(
@@ -154,11 +165,38 @@ def parse_manifest(text: bytes, *, source: str) -> Manifest:
             hint="Install the drtool that wrote it, or a newer one.",
         )
     try:
-        return _manifest_type().validate_json(text)
+        manifest = _manifest_type().validate_json(text, strict=True)
     except ValidationError as problem:
         first = problem.errors(include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
+        where = ".".join(str(part) for part in first["loc"]) or "not a manifest"
         raise SetDamaged(f"{source}: {where}: {first['msg']}") from problem
+    if oddity := _oddity(manifest):
+        raise SetDamaged(f"{source}: {oddity}")
+    return manifest
+
+
+def _oddity(manifest: Manifest) -> str | None:
+    """What no backup writes. An unsigned manifest may come from anybody, and its names become keys and file names."""
+    if not is_set_id(manifest.set_id):
+        return f"set_id: {manifest.set_id!r} is no set id"
+    for field in ("created_at", "finished_at"):
+        if getattr(manifest, field).tzinfo is None:
+            return f"{field}: has no time zone"
+    names = [archive.name for archive in manifest.archives]
+    for number, archive in enumerate((*manifest.archives, manifest.index)):
+        where = f"archives.{number}" if number < len(names) else "index"
+        if not _NAME.match(archive.name) or names.count(archive.name) > 1:
+            return f"{where}.name: {archive.name!r} is no name, or one that another archive has"
+        for place, volume in enumerate(archive.volumes):
+            if not _could_be_stored(volume):
+                return f"{where}.volumes.{place}: {volume.name!r} could not be stored as is said"
+    return None
+
+
+def _could_be_stored(volume: Volume) -> bool:
+    digests = (volume.plain_sha256, volume.stored_sha256)
+    named = _NAME.match(volume.name) and all(_SHA256.match(digest) for digest in digests)
+    return bool(named) and min(volume.plain_size, volume.stored_size) >= 0
 
 
 @cache
