@@ -149,7 +149,7 @@ class Server:
                 cwd="/",
             )
         atexit.register(self.stop)
-        self._guard = _guard(self.data)
+        self._guard = _guard(self.data, self._own_socket_directory)
         self._wait_until_ready(self._process)
 
     def stop(self) -> None:
@@ -276,15 +276,16 @@ def _works_in(pid: int, directory: Path) -> bool:
         return False
 
 
-def _guard(data: Path) -> subprocess.Popen[bytes]:
+def _guard(data: Path, socket_directory: Path | None) -> subprocess.Popen[bytes]:
     """Start a shell that ends the server when we are gone, however we went: its standard input then ends.
 
     It looks the pid up late: gitlab-ctl may have restarted the server meanwhile.
     """
-    script = 'read -r _; kill -INT "$(head -n 1 "$1/postmaster.pid")"'
-    return subprocess.Popen(
-        ["sh", "-c", script, "guard", str(data)],
-        stdin=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    script = """
+        read -r _
+        kill -INT "$(head -n 1 "$1/postmaster.pid")" || exit
+        for i in $(seq 100); do test -e "$1/postmaster.pid" || break; sleep 0.1; done
+        test -z "$2" || rmdir "$2"
+    """
+    arguments = ["sh", "-c", script, "guard", str(data), str(socket_directory or "")]
+    return subprocess.Popen(arguments, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
