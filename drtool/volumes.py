@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from typing import BinaryIO, cast
 
@@ -111,9 +111,16 @@ class _Cutting:
     def _sink(self, pool: ThreadPoolExecutor, number: int) -> _Recheck | Handover:
         if number in self._stored:
             return _Recheck(self._stored[number])
+        self._await_room()
         handover = Handover()
         self._open[number] = handover, pool.submit(self._store, number, handover)
         return handover
+
+    def _await_room(self) -> None:
+        """Wait while as many volumes are open as may be: small ones fit into their queues whole and would pile up."""
+        while len(self._open) >= self._writer.in_flight:
+            wait([future for _, future in self._open.values()], return_when=FIRST_COMPLETED)
+            self._collect(wait=False)
 
     def _store(self, number: int, plain: Handover) -> Volume:
         name = volume_name(self._archive, number, self._seal)
