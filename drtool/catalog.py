@@ -37,7 +37,8 @@ _SMALL = 64 << 20  # a manifest names volumes, not members: 64 MiB of it would b
 
 def volume_name(archive: str, number: int, seal: SealKind) -> str:
     """Name a volume; names of one archive sort in the order of its bytes."""
-    return f"{archive}-{number:04d}.tar" + (".age" if seal == "age" else "")
+    counted = f"{number:04d}" if number < 10_000 else f"x{number:06d}"  # x sorts after every digit
+    return f"{archive}-{counted}.tar" + (".age" if seal == "age" else "")
 
 
 class Catalog:
