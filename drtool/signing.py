@@ -71,8 +71,11 @@ class Verifier:
 
 def make_key(path: Path, runner: Runner, *, comment: str) -> str:
     """Make an ed25519 key pair at ``path`` and ``path.pub``; return the public line. An existing key is kept."""
+    public = path.with_name(path.name + ".pub")
     if not path.exists():
         runner.run(Command(("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", str(path))))
+    elif not public.exists():  # ssh-keygen writes it second, and may have been killed before
+        public.write_bytes(runner.run(Command(("ssh-keygen", "-y", "-f", str(path)))))
     return public_key(path)
 
 
