@@ -29,9 +29,9 @@ from drtool.core.model import (
     new_set_id,
 )
 from drtool.core.versions import package_for
-from drtool.engine import Clock, phase, running_task, try_and_collect
-from drtool.errors import BackupFailed, Busy, CommandFailed, HostUnfit, SealError, SetDamaged
-from drtool.events import Emit, Noticed, Waiting
+from drtool.engine import Clock, await_tasks, phase, try_and_collect, unless_locked_out
+from drtool.errors import BackupFailed, CommandFailed, HostUnfit, SealError, SetDamaged
+from drtool.events import Emit, Noticed
 from drtool.gitlab.archive import COMPONENTS, INFORMATION, TarScanner, order_members, parse_backup_information
 from drtool.gitlab.judging import ApplicationJudge, Created, judge_create
 from drtool.hosts import Runner
@@ -42,8 +42,6 @@ from drtool.streams import parse_recipients
 from drtool.volumes import StagedChanged, VolumeWriter
 
 _TASK_PATIENCE = timedelta(hours=6)
-_TASK_PAUSE = timedelta(seconds=5)
-_LOCKED_OUT = 3  # tries
 _KNOWN_MEMBERS = frozenset({INFORMATION, *(component.member for component in COMPONENTS)})
 
 
@@ -117,7 +115,7 @@ def back_up(order: Order, place: Place) -> Outcome:
     with only_run(place.state, order.instance, doing="a backup"):
         with phase("look", "Looking at the host", place.clock, place.emit):
             version = look_at_version(order.install, place.runner)
-            await_other_tasks(order.install, place)
+            _await_other_tasks(order, place)
             journal, continued = _settle(order, place)
         try:
             return Outcome(_Run(order, place, journal, version, continued).finish(), continued)
@@ -167,15 +165,8 @@ def config_members(install: Omnibus, runner: Runner) -> tuple[str, ...]:
     return found
 
 
-def await_other_tasks(install: Omnibus, place: Place) -> None:
-    """Wait for a backup or restore of GitLab's own, also one that an interrupted run of ours left behind."""
-    deadline = place.clock.monotonic() + _TASK_PATIENCE.total_seconds()
-    while pid := running_task(place.runner, install):
-        reason = f"GitLab's own backup or restore task is at work (process {pid})"
-        if place.clock.monotonic() >= deadline:
-            raise Busy(f"{place.runner.name}: {reason}", hint="Wait for it to end, then run this again.")
-        place.emit(Waiting("look", reason))
-        place.clock.sleep(_TASK_PAUSE)
+def _await_other_tasks(order: Order, place: Place) -> None:
+    await_tasks(place.runner, order.install, place.clock, place.emit, phase_name="look", patience=_TASK_PATIENCE)
 
 
 # -- how a run begins ------------------------------------------------------------------------------------------------
@@ -343,7 +334,7 @@ class _Run:
         return str(self._entry("begin")["set_id"])
 
     def _create(self) -> None:
-        created = self._created()
+        created = unless_locked_out(self._created, lambda: _await_other_tasks(self.order, self.place))
         self.journal.append(
             "created",
             members=list(created.members),
@@ -352,19 +343,9 @@ class _Run:
         )
 
     def _created(self) -> Created:
-        """Let GitLab create its backup; wait for a task that took its lock after we looked, and try again.
-
-        Rails takes long to start: a task that a killed run of ours had begun may take the lock only now.
-        """
         command = self.order.install.create_backup(self.set_id)
-        for _ in range(_LOCKED_OUT):
-            lines, failure = try_and_collect(self.place.runner, command, "create", self.place.emit)
-            try:
-                return judge_create(lines, failure, self.set_id)
-            except Busy as busy:
-                last = busy
-            await_other_tasks(self.order.install, self.place)
-        raise last
+        lines, failure = try_and_collect(self.place.runner, command, "create", self.place.emit)
+        return judge_create(lines, failure, self.set_id)
 
     def _application_judge(self) -> ApplicationJudge:
         created = self._entry("created")

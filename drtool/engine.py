@@ -1,7 +1,8 @@
 """The one interpreter of plans.
 
-A step is journaled before it starts and after it ended; what ended is never done again. Nothing here decides: what
-to do stands in the plan, what an output means is told by ``gitlab.output``.
+A step is journaled before it starts and after it ended. What ended is not done again, but for the steps right before
+the one where a run goes on whose effect may not have lasted. Nothing here decides: what to do stands in the plan, what
+an output means is told by ``gitlab.output``.
 """
 
 from __future__ import annotations
@@ -12,21 +13,26 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import BinaryIO, Protocol, assert_never
+from typing import BinaryIO, Protocol, TypeVar, assert_never
 
 from drtool import __version__
 from drtool.catalog import BackupSet
 from drtool.core.command import Command
-from drtool.core.plan import Expect, Plan, Prove, Publish, Record, Run, Send, Step, Wait, render_plan
-from drtool.errors import CommandFailed, DrtoolError, HostUnfit, ResumeError
+from drtool.core.plan import Expect, Plan, Prove, Record, Restore, Run, Send, Step, Wait, render_plan
+from drtool.errors import Busy, CommandFailed, DrtoolError, HostUnfit, ResumeError
 from drtool.events import Emit, HostSaid, PhaseFinished, PhaseStarted, Progress, Waiting
 from drtool.gitlab.archive import Member, TarScanner, repository_manifests
-from drtool.gitlab.judging import Unmet, judge
+from drtool.gitlab.judging import judge
 from drtool.hosts import Runner
 from drtool.installs.omnibus import Omnibus
 from drtool.journal import Journal
 from drtool.signing import Signer
 from drtool.streams import CHUNK
+
+_Result = TypeVar("_Result")
+_LOCKED_OUT = 3  # tries
+_PATIENCE = timedelta(hours=6)
+_TASK_PAUSE = timedelta(seconds=5)
 
 
 class Clock(Protocol):
@@ -62,7 +68,7 @@ class Site:
 
 @dataclass(frozen=True, slots=True)
 class StepTime:
-    """How long a step took, in seconds; the sum over tries when it was interrupted."""
+    """How long a step took, in seconds; tries that were interrupted do not count."""
 
     name: str
     seconds: float
@@ -75,15 +81,27 @@ def execute(plan: Plan, site: Site, journal: Journal) -> tuple[StepTime, ...]:
     """
     if journal.find("plan") is None:
         journal.append("plan", plan=render_plan(plan), at=site.clock.now().isoformat())
-    finished = {entry["step"] for entry in journal.all("finished")}
-    for step in plan.steps:
-        if step.name not in finished:
-            _execute_step(step, plan, site, journal)
+    for step in plan.steps[_where_to_go_on(plan, journal) :]:
+        _execute_step(step, plan, site, journal)
     return step_times(journal)
 
 
+def _where_to_go_on(plan: Plan, journal: Journal) -> int:
+    """The first step that is not done, or those before it that may have to be done again."""
+    finished = {entry["step"] for entry in journal.all("finished")}
+    names = [step.name for step in plan.steps]
+    place = next((number for number, name in enumerate(names) if name not in finished), len(names))
+    while 0 < place < len(names) and not plan.steps[place - 1].lasting:
+        place -= 1
+    return place
+
+
 def step_times(journal: Journal) -> tuple[StepTime, ...]:
-    return tuple(StepTime(entry["step"], entry["seconds"]) for entry in journal.all("finished"))
+    """Every step that ended, in the order of the plan, with the seconds of all the times when it came to its end."""
+    seconds: dict[str, float] = {}
+    for entry in journal.all("finished"):
+        seconds[entry["step"]] = round(seconds.get(entry["step"], 0.0) + entry["seconds"], 3)
+    return tuple(StepTime(name, spent) for name, spent in seconds.items())
 
 
 def _execute_step(step: Step, plan: Plan, site: Site, journal: Journal) -> None:
@@ -107,11 +125,11 @@ def _perform(step: Step, plan: Plan, site: Site, journal: Journal) -> None:
         case Run():
             for command in step.commands[:-1]:
                 say_and_collect(site.runner, command, step.name, site.emit)
-            _run_judged(step, step.commands[-1], site)
+            unless_locked_out(lambda: _run_judged(step, site), lambda: _await_tasks(step.name, _PATIENCE, site))
         case Wait():
             _wait(step, site)
-        case Publish():
-            _publish(step, site)
+        case Restore():
+            unless_locked_out(lambda: _restore(step, site), lambda: _await_tasks(step.name, step.patience, site))
         case Record():
             _record(plan, site, journal)
         case _:
@@ -147,22 +165,45 @@ def copy_scanned(source: BinaryIO, sink: BinaryIO, scanner: TarScanner) -> Itera
     scanner.close()
 
 
-def _run_judged(step: Run, command: Command, site: Site) -> None:
-    lines, failure = try_and_collect(site.runner, command, step.name, site.emit)
+def _run_judged(step: Run, site: Site) -> None:
+    lines, failure = try_and_collect(site.runner, step.commands[-1], step.name, site.emit)
     if step.expect is Expect.SUCCESS and failure:
         raise failure
-    judge(step.expect, lines, failure, _expected_repositories(step.expect, site))
+    judge(step.expect, lines, failure)
 
 
-def _expected_repositories(expect: Expect, site: Site) -> frozenset[tuple[str, str]]:
-    if expect is not Expect.RESTORE_DONE:
-        return frozenset()
-    indexed = site.backup_set.read_index()["application"]
+def _restore(step: Restore, site: Site) -> None:
+    # A task that ends deletes loose members, also ours: so first its end, then the members.
+    _await_tasks(step.name, step.patience, site)
+    _show_members(step, site)
+    lines, failure = try_and_collect(site.runner, step.command, step.name, site.emit)
+    judge(Expect.RESTORE_DONE, lines, failure, _repositories_of(site.backup_set))
+
+
+def _show_members(step: Restore, site: Site) -> None:
+    install, runner = site.install, site.runner
+    runner.run(step.clear)
+    staged = install.parse_directory(runner.run(install.list_directory(step.staging)))
+    for name in sorted((entry.name for entry in staged), key=lambda name: (name == step.last, name)):
+        source, target = step.staging / name, step.directory / name
+        try:
+            runner.run(install.copy(source, target, link=True))
+        except CommandFailed:  # a file system without links: then it costs the space and the time
+            runner.run(install.remove(step.directory, (name,)))
+            runner.run(install.copy(source, target))
+
+
+def _repositories_of(backup_set: BackupSet) -> frozenset[tuple[str, str]]:
+    """What a restore must bring back: every repository with a manifest of the set's own backup id."""
+    indexed = backup_set.read_index()["application"]
     members = (Member(member.name, member.offset, member.size, "file") for member in indexed)
-    return frozenset(repository_manifests(members, site.backup_set.manifest.gitlab.backup_id))
+    return frozenset(repository_manifests(members, backup_set.manifest.gitlab.backup_id))
 
 
 def _wait(step: Wait, site: Site) -> None:
+    if step.expect is Expect.NO_TASK_RUNNING:
+        _await_tasks(step.name, step.patience, site)
+        return
     deadline = site.clock.monotonic() + step.patience.total_seconds()
     while True:
         problem = _unmet(step, site)
@@ -178,17 +219,44 @@ def _wait(step: Wait, site: Site) -> None:
 
 
 def _unmet(step: Wait, site: Site) -> DrtoolError | None:
-    if step.expect is Expect.NO_TASK_RUNNING:
-        pid = running_task(site.runner, site.install)
-        return Unmet(f"GitLab's own backup or restore task runs (process {pid})") if pid else None
     lines, failure = try_and_collect(site.runner, step.command, step.name, site.emit)
     if step.expect is Expect.SUCCESS:
         return failure
     try:
-        judge(step.expect, lines, failure, frozenset())
+        judge(step.expect, lines, failure)
     except DrtoolError as problem:
         return problem
     return None
+
+
+def _await_tasks(phase_name: str, patience: timedelta, site: Site) -> None:
+    await_tasks(site.runner, site.install, site.clock, site.emit, phase_name=phase_name, patience=patience)
+
+
+def await_tasks(
+    runner: Runner, install: Omnibus, clock: Clock, emit: Emit, *, phase_name: str, patience: timedelta
+) -> None:
+    """Wait for a backup or restore of GitLab's own, also one that a killed run of ours left behind. Raises Busy."""
+    deadline = clock.monotonic() + patience.total_seconds()
+    while pid := running_task(runner, install):
+        reason = f"GitLab's own backup or restore task is at work (process {pid})"
+        if clock.monotonic() >= deadline:
+            raise Busy(f"{runner.name}: {reason}", hint="Wait for it to end, then run this again.")
+        emit(Waiting(phase_name, reason))
+        clock.sleep(_TASK_PAUSE)
+
+
+def unless_locked_out(attempt: Callable[[], _Result], await_end: Callable[[], None]) -> _Result:
+    """Try, and when GitLab's lock was taken just before, wait for its end and try again, a few times. Raises Busy.
+
+    Rails takes long to start: a task that a killed run of ours had begun may take the lock after we looked for it.
+    """
+    for _ in range(_LOCKED_OUT - 1):
+        try:
+            return attempt()
+        except Busy:
+            await_end()
+    return attempt()
 
 
 def running_task(runner: Runner, install: Omnibus) -> int | None:
@@ -199,8 +267,10 @@ def running_task(runner: Runner, install: Omnibus) -> int | None:
     """
     try:
         content = runner.run(install.read_file(install.pid_file)).strip()
-    except CommandFailed:
-        return None
+    except CommandFailed as problem:
+        if "No such file or directory" in problem.stderr:
+            return None
+        raise
     if not content:
         return None
     if not content.isdigit():
@@ -210,17 +280,11 @@ def running_task(runner: Runner, install: Omnibus) -> int | None:
         )
     try:
         runner.run(Command(("test", "-d", f"/proc/{int(content)}")))
-    except CommandFailed:
-        return None
+    except CommandFailed as problem:
+        if problem.status == 1:
+            return None
+        raise
     return int(content)
-
-
-def _publish(step: Publish, site: Site) -> None:
-    install, runner = site.install, site.runner
-    found = install.parse_directory(runner.run(install.list_directory(step.staging)))
-    names = sorted((entry.name for entry in found), key=lambda name: (name == step.last, name))
-    for name in names:
-        runner.run(install.rename(step.staging / name, step.directory / name))
 
 
 def _record(plan: Plan, site: Site, journal: Journal) -> None:

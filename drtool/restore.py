@@ -15,12 +15,12 @@ from pathlib import Path
 from drtool.catalog import BackupSet
 from drtool.core.command import Command
 from drtool.core.model import Manifest, is_set_id
-from drtool.core.plan import Expect, Plan, Prove, Publish, Record, Run, Send, Step, Wait, parse_plan
+from drtool.core.plan import Expect, Plan, Prove, Record, Restore, Run, Send, Step, Wait, parse_plan
 from drtool.core.versions import same_version
 from drtool.engine import Clock, Site, StepTime, execute
 from drtool.errors import CommandFailed, HostUnfit, ResumeError, TargetHoldsData
 from drtool.events import Emit
-from drtool.gitlab.archive import COMPONENTS, INFORMATION, parse_backup_information
+from drtool.gitlab.archive import COMPONENTS, INFORMATION, order_members, parse_backup_information
 from drtool.hosts import Runner
 from drtool.installs.omnibus import Omnibus
 from drtool.journal import Journal, journals, new_journal, only_run
@@ -29,7 +29,7 @@ from drtool.signing import Signer
 _TASK_PATIENCE = timedelta(hours=6)
 _START_PATIENCE = timedelta(minutes=15)
 
-_STAGING = ".drtool-"  # begins the name of a run's own directory, beside GitLab's members so that moving is renaming
+_STAGING = ".drtool-"  # begins the name of a run's own directory, beside GitLab's members so that links can be made
 
 LOOSE_MEMBERS = (INFORMATION, *(component.member for component in COMPONENTS))
 """What a backup made with SKIP=tar leaves side by side in GitLab's backup directory."""
@@ -155,7 +155,6 @@ def plan_restore(install: Omnibus, manifest: Manifest, target: Target, *, run_id
             ),
         )
     )
-    loose = tuple(target.loose_members)
     steps: tuple[Step, ...] = (
         Prove("prove", "Check that every volume is there and can be opened"),
         Send(
@@ -187,14 +186,18 @@ def plan_restore(install: Omnibus, manifest: Manifest, target: Target, *, run_id
             "Stop what talks to the database",
             (install.stop("puma"), install.stop("sidekiq"), install.status()),
             Expect.PUMA_AND_SIDEKIQ_DOWN,
+            lasting=False,  # a host that starts anew starts them too
         ),
-        *(
-            (Run("clear", "Remove what an earlier run left there", (install.remove(install.backup_path, loose),)),)
-            if loose
-            else ()
+        Restore(
+            "restore",
+            "GitLab restores",
+            install.remove(install.backup_path, order_members({*LOOSE_MEMBERS, *target.loose_members})),
+            staging,
+            install.backup_path,
+            INFORMATION,
+            install.restore_backup(),
+            _TASK_PATIENCE,
         ),
-        Publish("publish", "Show the members to GitLab", staging, install.backup_path, INFORMATION),
-        Run("restore", "GitLab restores", (install.restore_backup(),), Expect.RESTORE_DONE),
         Run(
             "clean",
             "Remove the staged members",
@@ -249,7 +252,7 @@ def _fits(journal: Journal, request: Request, place: Place) -> bool:
     if journal.find("plan") is None:
         return False
     plan = _plan_of(journal)
-    ended = len(journal.all("finished")) >= len(plan.steps)
+    ended = {step.name for step in plan.steps} <= {entry["step"] for entry in journal.all("finished")}
     wanted = (request.instance, place.backup_set.manifest.set_id, place.runner.name)
     return not ended and (plan.instance, plan.set_id, plan.host) == wanted
 

@@ -28,6 +28,8 @@ from drtool.streams import CHUNK, Source
 Method = Literal["run", "read_from", "write_to"]
 When = Literal["before", "during", "after"]
 WHENS: tuple[When, ...] = ("before", "during", "after")
+ENOUGH: tuple[When, ...] = ("during", "after")
+"""For crashes in order: dying before a call leaves what dying after the call before it left."""
 
 
 @dataclass(frozen=True, slots=True)

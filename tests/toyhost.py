@@ -183,8 +183,11 @@ class ToyClock:
         return (self._now - self._begun).total_seconds()
 
     def sleep(self, duration: timedelta) -> None:
-        self._now += duration
+        self.advance(duration)
         self.meanwhile()
+
+    def advance(self, duration: timedelta) -> None:
+        self._now += duration
 
 
 class ToyHost:
@@ -296,13 +299,19 @@ class Bench:
         return backup.back_up(self.order, place)
 
     def restore(
-        self, host: ToyHost, set_id: str, *, runner: Runner | None = None, store: Store | None = None
+        self,
+        host: ToyHost,
+        set_id: str,
+        *,
+        runner: Runner | None = None,
+        store: Store | None = None,
+        replace: str | None = None,
     ) -> restore.Outcome:
         """Restore onto ``host``, as the command line does: open the set, prepare, carry out."""
         self._tick()
         runner = runner or LocalRunner()
         opened = self.open(set_id, store=store)
-        request = restore.Request(INSTANCE, host.install)
+        request = restore.Request(INSTANCE, host.install, replace)
         signer = Signer(self.signing_key, runner)
         place = restore.Place(runner, opened, signer, self.state, self.clock, self.events.append, self._token)
         return restore.carry_out(restore.prepare(request, place), request, place)
@@ -328,7 +337,7 @@ class Bench:
         return found
 
     def _tick(self) -> None:
-        self.clock.sleep(timedelta(seconds=1))
+        self.clock.advance(timedelta(seconds=1))
 
     def _token(self) -> str:
         return f"{next(self._tokens):04x}"

@@ -2,7 +2,8 @@
 
 A plan is printed by a dry run, written at the head of the journal, and interpreted by the engine alone. A step's
 ``name`` identifies it in the journal, so names are unique in a plan. A ``repeatable`` step may be done again after
-a crash in the middle of it; the engine refuses to resume inside one that is not.
+a crash in the middle of it; the engine refuses to resume inside one that is not. What a ``lasting`` step did outlives
+an interruption; what another found or arranged (a service that is down) may not hold any more when a run is resumed.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ class Prove:
     name: str
     title: str
     kind: Literal["prove"] = "prove"
+    lasting: bool = True
     repeatable: bool = True
     irreversible: bool = False
 
@@ -59,6 +61,7 @@ class Send:
     before: tuple[Command, ...]
     unpack: Command
     kind: Literal["send"] = "send"
+    lasting: bool = True
     repeatable: bool = True
     irreversible: bool = False
 
@@ -71,6 +74,7 @@ class Run:
     title: str
     commands: tuple[Command, ...]
     expect: Expect = Expect.SUCCESS
+    lasting: bool = True
     kind: Literal["run"] = "run"
     repeatable: bool = True
     irreversible: bool = False
@@ -87,20 +91,30 @@ class Wait:
     patience: timedelta
     pause: timedelta = timedelta(seconds=2)
     kind: Literal["wait"] = "wait"
+    lasting: bool = False
     repeatable: bool = True
     irreversible: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Publish:
-    """Move staged members to where GitLab looks, ``last`` after all others: until it is there GitLab sees nothing."""
+class Restore:
+    """Show GitLab the staged members, ``last`` after all others, and let it restore from them.
+
+    One step, because GitLab deletes what it was shown however its restore ends (18.9), and would then take any lone
+    archive in ``directory`` instead. What is shown are links; ``staging`` keeps everything for another try. ``clear``
+    removes what an earlier try, or an older set, left in the way.
+    """
 
     name: str
     title: str
+    clear: Command
     staging: PurePosixPath
     directory: PurePosixPath
     last: str
-    kind: Literal["publish"] = "publish"
+    command: Command
+    patience: timedelta
+    kind: Literal["restore"] = "restore"
+    lasting: bool = True
     repeatable: bool = True
     irreversible: bool = False
 
@@ -112,11 +126,12 @@ class Record:
     name: str
     title: str
     kind: Literal["record"] = "record"
+    lasting: bool = True
     repeatable: bool = True
     irreversible: bool = False
 
 
-Step = Prove | Send | Run | Wait | Publish | Record
+Step = Prove | Send | Run | Wait | Restore | Record
 
 
 @dataclass(frozen=True, slots=True)

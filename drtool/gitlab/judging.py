@@ -23,7 +23,9 @@ from drtool.gitlab.archive import (
 )
 from drtool.gitlab.dump import DumpCheck
 from drtool.gitlab.output import (
+    CreateReport,
     Repository,
+    RestoreReport,
     judge_doctor,
     judge_down,
     judge_up,
@@ -51,11 +53,7 @@ class Created:
 def judge_create(lines: Sequence[str], failure: CommandFailed | None, backup_id: str) -> Created:
     """Read GitLab's output of a create run. Raises Busy, or BackupFailed naming the first few problems."""
     report = read_create_output(lines)
-    if report.lock_held:
-        raise Busy(
-            f"a backup or restore of GitLab's own is running (process {report.lock_pid or 'unknown'})",
-            hint="Wait for it to end, then run this again.",
-        )
+    _refuse_locked(report)
     problems = report.problems()
     if report.backup_id not in (None, backup_id):
         problems.append(f"GitLab named the backup {report.backup_id}, not {backup_id}")
@@ -176,17 +174,20 @@ def judge(
 ) -> None:
     """Raise unless a command's output shows what the plan expects; ``failure`` is how the command ended, if badly.
 
-    ``repositories`` are those that a restore must bring back.
+    ``repositories`` are those that a restore must bring back. Busy means that GitLab did nothing: it was locked out.
     """
     text = "\n".join(lines)
     match expect:
         case Expect.SUCCESS:
             _require([], failure, Unmet)
         case Expect.BACKUP_DONE:
-            report = read_create_output(lines)
-            _require(report.problems(), failure, BackupFailed)
+            created = read_create_output(lines)
+            _refuse_locked(created)
+            _require(created.problems(), failure, BackupFailed)
         case Expect.RESTORE_DONE:
-            _require(read_restore_output(lines).problems(repositories=repositories), failure, RestoreFailed)
+            restored = read_restore_output(lines)
+            _refuse_locked(restored)
+            _require(restored.problems(repositories=repositories), failure, RestoreFailed)
         case Expect.PUMA_AND_SIDEKIQ_DOWN:  # gitlab-ctl's status says how many are down, not whether it worked
             _require(judge_down(read_services(text), _TALK_TO_THE_DATABASE), None, HostUnfit)
         case Expect.ALL_SERVICES_UP:
@@ -199,6 +200,14 @@ def judge(
             raise ValueError("whether a task runs is not told by an output")
         case _:
             assert_never(expect)
+
+
+def _refuse_locked(report: CreateReport | RestoreReport) -> None:
+    if report.lock_held:
+        raise Busy(
+            f"a backup or restore of GitLab's own is running (process {report.lock_pid or 'unknown'})",
+            hint="Wait for it to end, then run this again.",
+        )
 
 
 def _require(

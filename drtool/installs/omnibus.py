@@ -198,9 +198,14 @@ class Omnibus:
         return Command(("mkdir", "--parents", f"--mode={mode:04o}", "--", str(path)), MINUTE)
 
     @staticmethod
-    def rename(source: PurePosixPath, target: PurePosixPath) -> Command:
-        """Rename, replacing a file or an empty directory; never moves into a directory that is there."""
-        return Command(("mv", "--force", "--no-target-directory", "--", str(source), str(target)))
+    def copy(source: PurePosixPath, target: PurePosixPath, *, link: bool = False) -> Command:
+        """Copy a file, or a directory with everything in it, to a name that is free; owners, modes and times included.
+
+        ``link`` makes hard links of files: no byte is copied, and who removes the one leaves the other. Not every
+        file system can (CIFS, FUSE), and never across two.
+        """
+        how = ("--link",) if link else ()
+        return Command(("cp", "--archive", *how, "--no-target-directory", "--", str(source), str(target)))
 
     @property
     def _rails(self) -> PurePosixPath:

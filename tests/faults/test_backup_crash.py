@@ -22,7 +22,7 @@ from drtool.journal import Journal, new_journal
 from drtool.stores.faults import Crash, FaultyStore
 from drtool.stores.memory import MemoryStore
 from drtool.verify import verify
-from tests.runners import WHENS, FaultyRunner, JournalFault, When
+from tests.runners import ENOUGH, WHENS, FaultyRunner, JournalFault, When
 from tests.toyhost import INSTANCE, LOOSE, Bench, make_bench, read_members
 
 
@@ -88,7 +88,7 @@ def test_backup_that_dies_at_any_store_call_converges(trial: Trial, when: When) 
     assert nth > 8
 
 
-@pytest.mark.parametrize("when", WHENS)
+@pytest.mark.parametrize("when", ENOUGH)
 def test_backup_that_dies_at_any_command_converges(trial: Trial, when: When) -> None:
     for nth in itertools.count(1):
         runner = FaultyRunner(LocalRunner())
@@ -100,7 +100,7 @@ def test_backup_that_dies_at_any_command_converges(trial: Trial, when: When) -> 
     assert nth > 12
 
 
-@pytest.mark.parametrize("when", WHENS)
+@pytest.mark.parametrize("when", ENOUGH)
 def test_backup_that_dies_at_any_line_of_its_journal_converges(trial: Trial, when: When) -> None:
     for nth in itertools.count(1):
         fault = JournalFault(nth, when)
@@ -129,7 +129,7 @@ def test_backup_says_what_the_store_said_and_converges(trial: Trial, when: When,
     assert nth > 8
 
 
-@pytest.mark.parametrize("when", WHENS)
+@pytest.mark.parametrize("when", ENOUGH)
 def test_backup_is_an_error_or_complete_whatever_command_fails(trial: Trial, when: When) -> None:
     failed = 0
     for nth in itertools.count(1):

@@ -263,16 +263,15 @@ def test_a_listing_that_is_none_is_refused(output: bytes) -> None:
         OMNIBUS.parse_directory(output)
 
 
-def test_remove_rename_and_read_do_what_they_say(tmp_path: Path) -> None:
+@pytest.mark.parametrize("link", [False, True])
+def test_copy_remove_and_read_do_what_they_say(tmp_path: Path, link: bool) -> None:
     runner, here = LocalRunner(), PurePosixPath(tmp_path)
     (tmp_path / "a").mkdir()
     (tmp_path / "a/file").write_text("x")
     (tmp_path / "keep").write_text("kept")
-    runner.run(OMNIBUS.rename(here / "a", here / "b"))
+    runner.run(OMNIBUS.copy(here / "a", here / "b", link=link))
+    assert (tmp_path / "a/file").samefile(tmp_path / "b/file") is link
+    runner.run(OMNIBUS.remove(here, ["a", "never was"]))
     assert runner.run(OMNIBUS.read_file(here / "b/file")) == b"x"
-    (tmp_path / "c").mkdir()
-    (tmp_path / "c/full").touch()
-    with pytest.raises(CommandFailed):
-        runner.run(OMNIBUS.rename(here / "b", here / "c"))
-    runner.run(OMNIBUS.remove(here, ["b", "c", "never was"]))
+    runner.run(OMNIBUS.remove(here, ["b"]))
     assert [path.name for path in tmp_path.iterdir()] == ["keep"]
