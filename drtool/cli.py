@@ -22,18 +22,15 @@ if TYPE_CHECKING:
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
+_FILE = click.Path(path_type=Path, readable=False)  # whether it can be read is told by who reads it, with status 3
 _COMMON = (
-    click.option(
-        "--config", "-c", type=click.Path(path_type=Path), help="drtool.toml (default: ./ then /etc/drtool/)."
-    ),
+    click.option("--config", "-c", type=_FILE, help="drtool.toml (default: ./ then /etc/drtool/)."),
     click.option("--json", "as_json", is_flag=True, help="One JSON object per line on standard output."),
     click.option("-v", "--verbose", is_flag=True, help="Also show what GitLab's commands print."),
     click.option("-q", "--quiet", is_flag=True, help="Print nothing unless something is wrong. For cron."),
 )
 _INSTANCE = click.option("--instance", help="Which instance, if the configuration has several.")
-_IDENTITY = click.option(
-    "--identity", "-i", "identities", multiple=True, type=click.Path(path_type=Path), help="File with an age identity."
-)
+_IDENTITY = click.option("--identity", "-i", "identities", multiple=True, type=_FILE, help="File with an age identity.")
 _UNSIGNED = click.option("--unsigned", is_flag=True, help="Go on without a valid signature. You were warned.")
 
 
