@@ -49,7 +49,11 @@ SANDBOX = Omnibus(PurePosixPath("/srv/box"), backups=PurePosixPath("/data/backup
         (OMNIBUS.read_file(PurePosixPath("/a/b")), "cat -- /a/b"),
         (OMNIBUS.remove(PurePosixPath("/a"), ["b", "-c"]), "rm -rf -- /a/b /a/-c"),
         (OMNIBUS.make_directory(PurePosixPath("/a/b")), "mkdir --parents --mode=0700 -- /a/b"),
-        (OMNIBUS.rename(PurePosixPath("/a"), PurePosixPath("/b")), "mv --force --no-target-directory -- /a /b"),
+        (OMNIBUS.copy(PurePosixPath("/a"), PurePosixPath("/b")), "cp --archive --no-target-directory -- /a /b"),
+        (
+            OMNIBUS.copy(PurePosixPath("/a"), PurePosixPath("/b"), link=True),
+            "cp --archive --link --no-target-directory -- /a /b",
+        ),
         (OMNIBUS.unpack(PurePosixPath("/a")), "tar --directory=/a --extract --file=- --preserve-permissions"),
         (
             OMNIBUS.pack(PurePosixPath("/a"), ["x", "y"]),
