@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from drtool.errors import ConfigError
+from drtool.errors import ConfigError, SealError
 from drtool.hosts import Runner
 from drtool.signing import make_key
 from drtool.streams import generate_identity, parse_identities
@@ -15,21 +16,21 @@ TEMPLATE = """\
 # drtool's configuration. `drtool check` says whether it is right.
 # Secrets are never written here: say env:NAME, or file:/path of a file that only its owner can read.
 
-state_dir = "{state}"        # journals of unfinished runs; losing it loses no backup
+state_dir = {state}        # journals of unfinished runs; losing it loses no backup
 
 [[instance]]
-name = "{instance}"
+name = {instance}
 install = "omnibus"                   # GitLab's Linux package
 store = "main"
 {prefix}
 # Public keys that backups are sealed to. The private key is NOT needed on this host: keep it elsewhere.
 # Several may be given: age1… or ssh-ed25519 …; any one of them opens the backup.
-seal_to = ["{recipient}"]
+seal_to = [{recipient}]
 # config_seal_to = ["age1…"]          # other keys for gitlab.rb and gitlab-secrets.json alone
 # identities = ["file:/path/to/identity.txt"]   # only where you restore or fetch
 
-signing_key = "{signing_key}"
-trusted_signers = ["{public_key}"]
+signing_key = {signing_key}
+trusted_signers = [{public_key}]
 
 # volume_size = "1 GiB"
 # volumes_in_flight = 2
@@ -38,7 +39,7 @@ trusted_signers = ["{public_key}"]
 {store}
 """
 
-_LOCAL = 'kind = "local"\npath = "{path}"'
+_LOCAL = 'kind = "local"\npath = {path}'
 _EXAMPLE = """\
 kind = "local"
 path = "/srv/gitlab-backups"          # must exist; better on another machine than on another disk
@@ -78,6 +79,7 @@ def initialise(
     Keys that are there already are kept, so an interrupted init is simply run again. Raises ConfigError when there is
     a configuration already.
     """
+    directory = directory.absolute()  # in the file, a relative path would be meant from where the file is
     config = directory / "drtool.toml"
     if config.exists():
         raise ConfigError(f"{config}: is there already", hint="Edit it, or give init another directory.")
@@ -87,13 +89,13 @@ def initialise(
         signing_key = directory / "signing_key"
         public = make_key(signing_key, runner, comment=f"drtool@{host}")
         text = TEMPLATE.format(
-            state=state or "/var/lib/drtool",
-            instance=instance,
-            prefix=f'prefix = "{prefix}"\n' if prefix else "",
-            recipient=recipient,
-            signing_key=signing_key,
-            public_key=public,
-            store=_LOCAL.format(path=store) if store else _EXAMPLE,
+            state=_quoted(state.absolute() if state else "/var/lib/drtool"),
+            instance=_quoted(instance),
+            prefix=f"prefix = {_quoted(prefix.absolute())}\n" if prefix else "",
+            recipient=_quoted(recipient),
+            signing_key=_quoted(signing_key),
+            public_key=_quoted(public),
+            store=_LOCAL.format(path=_quoted(store.absolute())) if store else _EXAMPLE,
         )
         _write_private(config, text)
     except OSError as problem:
@@ -107,14 +109,26 @@ def _identity(path: Path, instance: str) -> tuple[Path, str]:
     if not path.exists():
         secret, public = generate_identity()
         _write_private(path, f"# age identity that opens the backups of {instance}\n# public key: {public}\n{secret}\n")
-    (identity,) = parse_identities([(str(path), path.read_bytes())])
-    return path, str(identity.to_public())  # type: ignore[attr-defined]  # an X25519 identity: we made it
+    found = parse_identities([(str(path), path.read_bytes())])
+    to_public = getattr(found[0], "to_public", None)  # an OpenSSH key has none
+    if len(found) > 1 or to_public is None:
+        raise SealError(
+            f"{path}: is there already, and is not one age identity",
+            hint="Move it away, or write drtool.toml yourself and put its public key into seal_to.",
+        )
+    return path, str(to_public())
+
+
+def _quoted(value: object) -> str:
+    """A TOML string: what JSON escapes, TOML escapes in the same way."""
+    return json.dumps(str(value), ensure_ascii=False)
 
 
 def _write_private(path: Path, text: str) -> None:
     """Write a file nobody else can read, or nothing."""
     partial = path.with_name(path.name + ".partial")
-    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+    partial.unlink(missing_ok=True)  # one that is there already would keep its mode
+    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
