@@ -142,8 +142,10 @@ class Ui:
         if not self._live:
             self._say(f"{title} …") if self.verbose else None
             return
+        from rich.markup import escape
+
         bars = self._started_bars()
-        self._tasks[phase] = bars.add_task(title, total=None, amount="")
+        self._tasks[phase] = bars.add_task(escape(title), total=None, amount="")
 
     def _advance(self, phase: str, done: int, total: int | None, unit: str) -> None:
         if self._bars and phase in self._tasks:
