@@ -111,14 +111,12 @@ def init(call: _Call, directory: Path, instance: str, store: Path | None) -> Non
     """
     import platform
 
+    from drtool.config import check_name
     from drtool.hosts.local import LocalRunner
     from drtool.initialise import initialise
-
-    made = initialise(
-        directory.absolute(), LocalRunner(), instance=instance, host=platform.node(), store=store and store.absolute()
-    )
     from drtool.report import made_text
 
+    made = initialise(directory, LocalRunner(), instance=check_name(instance), host=platform.node(), store=store)
     call.ui.result(made, made_text(made))
 
 

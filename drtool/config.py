@@ -17,6 +17,7 @@ from drtool.signing import refuse_exposed
 SEARCHED = (Path("drtool.toml"), Path("/etc/drtool/drtool.toml"))
 """Where the file is looked for when neither --config nor DRTOOL_CONFIG names one."""
 
+_NAME_RULE = "use lower-case letters, digits, dots and dashes"
 _COMPARE = "`drtool init DIRECTORY` writes a commented file to compare with."
 _UNITS = {"": 1, "B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
 _SMALLEST_VOLUME = 64 << 10
@@ -50,7 +51,8 @@ def _check_endpoint(text: str) -> str:
 
 Size = Annotated[int, BeforeValidator(parse_size)]
 SecretReference = Annotated[str, AfterValidator(_check_reference)]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+_NAME = r"^[a-z0-9][a-z0-9._-]{0,62}$"
+Name = Annotated[str, Field(pattern=_NAME)]
 
 
 class _Table(BaseModel):
@@ -147,6 +149,13 @@ class Config(_Table):
         raise ConfigError(f"no instance {name!r}; there are: {listed}")
 
 
+def check_name(name: str) -> str:
+    """The name, if an instance may be called so. Raises ConfigError."""
+    if not re.match(_NAME, name):
+        raise ConfigError(f"{name!r} is no name for an instance", hint=f"{_NAME_RULE}.".capitalize())
+    return name
+
+
 def find_config(given: Path | None) -> Path:
     """The file to read: the one given, DRTOOL_CONFIG, or the first of SEARCHED that is there. Raises ConfigError."""
     named = given or (Path(os.environ["DRTOOL_CONFIG"]) if os.environ.get("DRTOOL_CONFIG") else None)
@@ -234,7 +243,7 @@ def _reason(problem: Any) -> str:
         case "union_tag_invalid", _:
             return f"there is no kind {problem['ctx']['tag']!r}, only {problem['ctx']['expected_tags']}"
         case "string_pattern_mismatch", "name":
-            return "use lower-case letters, digits, dots and dashes"
+            return _NAME_RULE
         case "tuple_type" | "too_short", "instance":
             return "write [[instance]], with two brackets"
         case "tuple_type", _:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import pty
-import re
 import signal
 import subprocess
 import sys
@@ -300,8 +299,16 @@ def test_init_makes_private_files_and_keeps_what_is_there(tmp_path: Path) -> Non
 
 
 def test_what_init_writes_is_a_configuration(tmp_path: Path) -> None:
-    (tmp_path / "store").mkdir()
-    assert drtool("init", tmp_path / "dr", "--store", tmp_path / "store").status == 0
+    store = tmp_path / 'a "store"'
+    store.mkdir()
+    assert drtool("init", "dr", "--store", store.name, "--instance", "gitlab-2.eu", cwd=tmp_path).status == 0
     ran = drtool("list", "--config", tmp_path / "dr/drtool.toml")
-    assert ran.status == 0
-    assert re.fullmatch(r"No backup of gitlab in \S+ yet\. .*\n", ran.stdout)
+    assert (ran.status, ran.stderr) == (0, "")
+    assert ran.stdout.startswith(f"No backup of gitlab-2.eu in {store} yet. ")
+
+
+def test_init_refuses_a_name_that_no_configuration_may_have(tmp_path: Path) -> None:
+    ran = drtool("init", tmp_path / "dr", "--instance", "Git Lab")
+    assert ran.status == 3
+    assert "'Git Lab' is no name for an instance" in ran.stderr
+    assert not (tmp_path / "dr").exists()
