@@ -222,7 +222,7 @@ def size_text(size: int) -> str:
     amount = float(size)
     for unit in ("KiB", "MiB", "GiB", "TiB"):
         amount /= 1024
-        if amount < 1024:
+        if amount < 1023.95:  # from there on it would be shown as 1024.0
             return f"{amount:.1f} {unit}"
     return f"{amount / 1024:.1f} PiB"
 

@@ -6,6 +6,7 @@ unpacked stops the copy before the unpacking side has all of it.
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -264,8 +265,8 @@ def _pax_fields(data: bytes) -> dict[str, str]:
         if key in {b"path", b"linkpath", b"size"}:
             fields[key.decode()] = value.decode("utf-8", "surrogateescape")
         data = data[length:]
-    if not fields.get("size", "0").isdecimal():
-        raise SetDamaged(f"the archive has a pax header with the size {fields['size']!r}")
+    if not re.fullmatch(r"[0-9]{1,19}", fields.get("size", "0")):
+        raise SetDamaged(f"the archive has a pax header with the size {fields['size'][:30]!r}")
     return fields
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import random
+import tarfile
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from drtool.errors import (
     StoreTransient,
 )
 from drtool.events import ignore
+from drtool.gitlab.archive import TarScanner
 from drtool.stores.memory import MemoryStore
 from drtool.verify import verify
 from tests import sets
@@ -294,6 +296,15 @@ def test_a_reader_that_is_closed_early_leaves_no_thread() -> None:
     assert stream.read(10)
     stream.close()
     assert set(threading.enumerate()) == before
+
+
+@pytest.mark.parametrize("size", ["9" * 5000, "1" * 20, "\u0663", "-1", ""], ids=lambda size: size[:9])
+def test_a_tar_that_gives_an_absurd_size_is_damage_and_no_defect(size: str) -> None:
+    """Of an unsigned set anybody may have written the archives, too."""
+    member = tarfile.TarInfo("member")
+    member.pax_headers = {"size": size}
+    with pytest.raises(SetDamaged, match="with the size"):
+        TarScanner().feed(member.tobuf(tarfile.PAX_FORMAT))
 
 
 class DroppingStore(MemoryStore):
