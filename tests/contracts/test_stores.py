@@ -14,9 +14,10 @@ from drtool.stores.local import LocalStore
 from drtool.stores.memory import MemoryStore
 
 if TYPE_CHECKING:
+    from tests.oss_server import OssServer
     from tests.servers import S3Server
 
-pytest_plugins = ("tests.servers",)
+pytest_plugins = ("tests.servers", "tests.oss_server")
 
 
 def _local(request: pytest.FixtureRequest) -> Subject:
@@ -51,12 +52,32 @@ def _s3_https(request: pytest.FixtureRequest) -> Subject:
     return _s3_subject(request.getfixturevalue("s3_https"))
 
 
+@functools.cache
+def _oss_subject(server: OssServer) -> Subject:
+    return Subject(
+        server.store(prefix="contract/here", page_size=7),
+        elsewhere=server.store("missing"),
+        stranger=server.store(prefix="contract/here", access_key_secret="not-the-secret"),
+        ca_bundle=server.ca_bundle,
+    )
+
+
+def _oss_http(request: pytest.FixtureRequest) -> Subject:
+    return _oss_subject(request.getfixturevalue("oss_http"))
+
+
+def _oss_https(request: pytest.FixtureRequest) -> Subject:
+    return _oss_subject(request.getfixturevalue("oss_https"))
+
+
 SUBJECTS = {
     "local": _local,
     "memory": _memory,
     "faulty": _faulty,
     "s3-http": _s3_http,
     "s3-https": _s3_https,
+    "oss-http": _oss_http,
+    "oss-https": _oss_https,
 }
 #: A memory has neither a bucket that could be missing nor credentials; a directory has no credentials.
 NOT_APPLICABLE = {
