@@ -151,7 +151,7 @@ class Config(_Table):
 
 def check_name(name: str) -> str:
     """The name, if an instance may be called so. Raises ConfigError."""
-    if not re.match(_NAME, name):
+    if not re.fullmatch(_NAME, name):
         raise ConfigError(f"{name!r} is no name for an instance", hint=f"{_NAME_RULE}.".capitalize())
     return name
 
