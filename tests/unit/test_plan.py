@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from dataclasses import fields, replace
 from datetime import timedelta
+from itertools import product
 from pathlib import PurePosixPath
 from typing import Any, get_args
 
@@ -15,8 +16,8 @@ from drtool.core.plan import (
     Expect,
     Plan,
     Prove,
-    Publish,
     Record,
+    Restore,
     Run,
     Send,
     Step,
@@ -46,7 +47,16 @@ STEPS: tuple[Step, ...] = (
         timedelta(hours=1, microseconds=3),
         timedelta(milliseconds=250),
     ),
-    Publish("publish", "Publishing", PurePosixPath("/staging/.x"), PurePosixPath("/backups"), "information.yml"),
+    Restore(
+        "restore-all",
+        "GitLab restores",
+        Command(("rm", "-f", "/backups/x")),
+        PurePosixPath("/staging/.x"),
+        PurePosixPath("/backups"),
+        "information.yml",
+        Command(("gitlab-backup", "restore", "force=yes"), timedelta(days=2)),
+        timedelta(minutes=10),
+    ),
     Record("record", "Writing the receipt", repeatable=False, irreversible=True),
 )
 PLAN = Plan("restore-20260113T031500Z-7f3a", "restore", "gitlab", "20260112T031500Z-0b1c", "root@new", STEPS)
@@ -69,10 +79,9 @@ def test_a_plan_is_one_line_of_json() -> None:
 
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: step.name)
 def test_every_flag_of_a_step_survives(step: Step) -> None:
-    for repeatable in (True, False):
-        for irreversible in (True, False):
-            flagged = replace(step, repeatable=repeatable, irreversible=irreversible)
-            assert parse_plan(render_plan(replace(PLAN, steps=(flagged,)))).steps == (flagged,)
+    for repeatable, irreversible, lasting in product((True, False), repeat=3):
+        flagged = replace(step, repeatable=repeatable, irreversible=irreversible, lasting=lasting)
+        assert parse_plan(render_plan(replace(PLAN, steps=(flagged,)))).steps == (flagged,)
 
 
 @pytest.mark.parametrize("expect", Expect)
