@@ -111,7 +111,7 @@ WRONG_KEYS = [
     ("seal_to = [", "seal_to = 7 # [", 'instance[0].seal_to: should be a list: ["…"]'),
     ("# volume_size", 'volume_size = "much" #', 'instance[0].volume_size: write a size like "1 GiB" or "512 MiB"'),
     ("# volumes_in_flight = 2", "volumes_in_flight = 0", "instance[0].volumes_in_flight: should be greater than"),
-    ('kind = "local"', 'kind = "ftp"', "store.main: there is no kind 'ftp', only 'local', 's3'"),
+    ('kind = "local"', 'kind = "ftp"', "store.main: there is no kind 'ftp', only 'local'"),
     ('kind = "local"', "", "store.main: kind is missing"),
     ('kind = "local"', 'kind = "s3"', "store.main.bucket: is missing"),
     ("state_dir", "state_dir = [", "not TOML"),

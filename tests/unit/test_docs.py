@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import click
 import pytest
@@ -18,7 +19,7 @@ import pytest
 import drtool.errors
 from drtool import __version__
 from drtool.cli import cli
-from drtool.config import read_config
+from drtool.config import StoreTable, read_config
 from drtool.errors import DrtoolError
 from drtool.streams import parse_recipients
 
@@ -87,6 +88,11 @@ def test_the_readme_lists_the_exit_statuses_of_the_code() -> None:
     classes = [kind for _, kind in inspect.getmembers(drtool.errors, inspect.isclass) if issubclass(kind, DrtoolError)]
     assert listed == {(kind.exit_status, kind.__name__) for kind in classes}
     assert {int(status) for status, names in rows if not names.strip()} == {0, 2, 130, 141}
+
+
+def test_the_readme_names_every_kind_of_store() -> None:
+    kinds = [kind for table in get_args(get_args(StoreTable)[0]) for kind in get_args(get_type_hints(table)["kind"])]
+    assert set(re.findall(r"`(\w+)`: ", (ROOT / "README.md").read_text())) == set(kinds)
 
 
 def test_the_runbook_of_failed_backups_names_only_statuses_there_are() -> None:
