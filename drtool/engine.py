@@ -32,7 +32,7 @@ from drtool.streams import CHUNK
 _Result = TypeVar("_Result")
 _LOCKED_OUT = 3  # tries
 _PATIENCE = timedelta(hours=6)
-_TASK_PAUSE = timedelta(seconds=5)
+_TASK_PAUSE = timedelta(seconds=1)
 
 
 class Clock(Protocol):

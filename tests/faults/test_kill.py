@@ -1,0 +1,162 @@
+"""kill -9 at random moments: the same command again ends well (I3, I5, I7). The real commands, on a real PostgreSQL.
+
+Only drtool is killed. What it had started lives on, as it does after the out-of-memory killer or a closed terminal.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from drtool.app import App, load
+from drtool.demo.census import Census, difference, doctor, take_census
+from drtool.demo.sandbox import Sandbox
+from drtool.demo.seed import seed
+from drtool.engine import SystemClock
+from drtool.events import ignore
+from drtool.gitlab.archive import ARCHIVE_SUFFIX
+from drtool.hosts.local import LocalRunner
+from drtool.initialise import initialise
+from drtool.journal import journals
+from drtool.verify import verify
+from tests import sandboxes
+from tests.toyhost import read_members
+
+pytestmark = [pytest.mark.engine("postgresql"), pytest.mark.slow]
+
+VERSION = "18.9.1-ee"
+KILLS = 15  # per lane
+LANES = (1, 2)  # seeds; two, so that two workers share the work
+DRTOOL = Path(sys.executable).with_name("drtool")
+
+
+@dataclass(frozen=True)
+class Site:
+    """A seeded sandbox, its census, and a configuration that backs it up into a directory."""
+
+    base: Path
+    host: Sandbox
+    census: Census
+    config: Path
+
+    @property
+    def app(self) -> App:
+        return load(self.config, None, ignore)
+
+    def configure(self, name: str, host: Path) -> Path:
+        """Write a configuration for another host, with the same keys and store, and a state directory of its own."""
+        text = self.config.read_text().replace(f'prefix = "{self.host.root}"', f'prefix = "{host}"')
+        config = self.config.with_name(f"{name}.toml")
+        config.write_text(text.replace(f'state_dir = "{self.base / "state"}"', f'state_dir = "{self.base / name}"'))
+        return config
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    sandboxes.require()
+    base = tmp_path_factory.mktemp("kill")
+    with sandboxes.fresh(base / "host", version=VERSION) as host:
+        seed(host, projects=2, bulk_bytes=3 << 20)
+        store = base / "store"
+        store.mkdir()
+        made = initialise(
+            base / "drtool",
+            LocalRunner(),
+            instance="killed",
+            host="sandbox",
+            store=store,
+            state=base / "state",
+            prefix=host.root,
+        )
+        text = made.config.read_text().replace('# volume_size = "1 GiB"', 'volume_size = "512 KiB"')
+        text = text.replace('# identities = ["file:/path/to/identity.txt"]', 'identities = ["file:identity.txt"]')
+        made.config.write_text(text)
+        yield Site(base, host, take_census(host), made.config)
+
+
+@pytest.mark.parametrize("lane", LANES)
+def test_backup_killed_anywhere_is_made_good_by_the_next_one(site: Site, lane: int) -> None:
+    moments, command = random.Random(lane), ("backup", "--config", str(site.config))
+    seconds = _time(command)
+    assert len(site.app.open_set("latest").manifest.archive("application").volumes) > 4
+    killed = 0
+    for _ in range(KILLS):
+        before = site.app.catalog.set_ids()
+        killed += _kill(command, moments.uniform(0, seconds))
+        _finish(command)
+        after = site.app.catalog.set_ids()
+        assert after[: len(before)] == before
+        assert len(after) > len(before)
+        for set_id in (before[0], *after[len(before) - 1 :]):
+            _is_whole(site.app, set_id)
+        assert list(site.host.backups.iterdir()) == []
+    assert killed > KILLS // 2
+
+
+@pytest.mark.parametrize("lane", LANES)
+def test_restore_killed_anywhere_ends_with_the_same_census(site: Site, lane: int) -> None:
+    moments = random.Random(lane)
+    _finish(("backup", "--config", str(site.config)))
+    set_id = site.app.catalog.resolve("latest")
+    seconds, killed = 0.0, 0
+    for number in range(KILLS + 1):
+        name = f"lane-{lane}-{number}"
+        with sandboxes.fresh(site.base / name / "host", version=VERSION) as target:
+            config = site.configure(f"{name}-state", target.root)
+            command = ("restore", set_id, "--to", "local", "--yes", "--config", str(config))
+            if number == 0:
+                seconds = _time(command)
+            else:
+                killed += _kill(command, moments.uniform(0, seconds))
+                if not _ended(site.base / f"{name}-state"):
+                    _finish(command)
+            assert difference(site.census, take_census(target)) == []
+            opened, failed = doctor(target)
+            assert opened > 0
+            assert failed == 0
+            assert [path for path in target.backups.iterdir() if not path.name.endswith(ARCHIVE_SUFFIX)] == []
+        shutil.rmtree(site.base / name)
+    assert killed > KILLS // 2
+
+
+def _time(command: tuple[str, ...]) -> float:
+    begun = time.monotonic()
+    _finish(command)
+    return time.monotonic() - begun
+
+
+def _finish(command: tuple[str, ...]) -> None:
+    done = subprocess.run([DRTOOL, *command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def _kill(command: tuple[str, ...], after: float) -> bool:
+    """Start it and kill it after so many seconds; False when it had ended before."""
+    with subprocess.Popen([DRTOOL, *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            return process.wait(timeout=after) != 0
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return True
+
+
+def _ended(state: Path) -> bool:
+    """Whether the run had written its last line: then there is nothing to take up, and the target holds data."""
+    return any(
+        entry["step"] == "receipt" for journal in journals(state, "restore-") for entry in journal.all("finished")
+    )
+
+
+def _is_whole(app: App, set_id: str) -> None:
+    opened = app.open_set(set_id, identities=app.identities())
+    assert verify(opened, "digest", signed=True, clock=SystemClock(), emit=ignore).problems == ()
+    for archive, names in opened.read_index().items():
+        assert read_members(opened, archive) == [member.name for member in names]
