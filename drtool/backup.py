@@ -115,6 +115,8 @@ def back_up(order: Order, place: Place) -> Outcome:
     with only_run(place.state, order.instance, doing="a backup"):
         with phase("look", "Looking at the host", place.clock, place.emit):
             version = look_at_version(order.install, place.runner)
+            place.signer.sign(b"drtool: can this key sign?\n")  # now, not after GitLab wrote its backup
+            place.catalog.check_reachable()
             _await_other_tasks(order, place)
             journal, continued = _settle(order, place)
         try:
@@ -202,7 +204,7 @@ def _decide(order: Order, place: Place) -> Decision:
     journal = _newest_unfinished(order, place)
     return decide(
         _interrupted(journal, place) if journal else None,
-        staged=_staged_backup(order.install, place.runner),
+        staged=_staged_backup(order, place),
         terms=_terms(order, place),
         now=place.clock.now(),
         patience=order.resume_within,
@@ -213,7 +215,7 @@ def _interrupted(journal: Journal, place: Place) -> Interrupted:
     begin = journal.find("begin")
     assert begin is not None
     # A run may end between the manifest's arrival and its own note of it; what is listed is never written into again.
-    committed = journal.find("committed") is not None or begin["set_id"] in place.catalog.set_ids()
+    committed = journal.find("committed") is not None or place.catalog.is_committed(begin["set_id"])
     return Interrupted(
         set_id=begin["set_id"],
         begun_at=datetime.fromisoformat(begin["at"]),
@@ -223,16 +225,15 @@ def _interrupted(journal: Journal, place: Place) -> Interrupted:
     )
 
 
-def _unfinished(order: Order, place: Place) -> list[Journal]:
+def _runs(order: Order, place: Place) -> list[Journal]:
     prefix = f"backup-{order.instance}-"
-    return [
-        journal
-        for journal in journals(place.state, prefix)
-        if is_set_id(journal.run_id.removeprefix(prefix))  # not those of instance "a-b" for instance "a"
-        and journal.find("begin")
-        and not journal.find("done")
-        and not journal.find("abandoned")
-    ]
+    found = journals(place.state, prefix)
+    # Not those of instance "a-b" for instance "a".
+    return [journal for journal in found if is_set_id(journal.run_id.removeprefix(prefix)) and journal.find("begin")]
+
+
+def _unfinished(order: Order, place: Place) -> list[Journal]:
+    return [run for run in _runs(order, place) if not run.find("done") and not run.find("abandoned")]
 
 
 def _newest_unfinished(order: Order, place: Place) -> Journal | None:
@@ -246,11 +247,22 @@ def _terms(order: Order, place: Place) -> str:
     return " ".join(str(part) for part in parts)
 
 
-def _staged_backup(install: Omnibus, runner: Runner) -> str | None:
-    """The backup id of the loose members in GitLab's backup directory; None without a ``backup_information.yml``."""
-    if not any(entry.name == INFORMATION for entry in list_staging(install, runner)):
+def _staged_backup(order: Order, place: Place) -> str | None:
+    """The backup id of the loose members in GitLab's backup directory; None without a ``backup_information.yml``.
+
+    GitLab before 16.8 writes no id. Members without one are taken for ours if they were made after our newest run
+    began, and that run never came to its cleaning.
+    """
+    install = order.install
+    if not any(entry.name == INFORMATION for entry in list_staging(install, place.runner)):
         return None
-    return parse_backup_information(runner.run(install.read_file(install.backup_path / INFORMATION))).backup_id
+    information = parse_backup_information(place.runner.run(install.read_file(install.backup_path / INFORMATION)))
+    if information.backup_id:
+        return information.backup_id
+    newest = _runs(order, place)[-1:]
+    begin = newest[0].find("begin") if newest and not newest[0].find("done") else None
+    ours = begin and information.created_at >= datetime.fromisoformat(begin["at"]).replace(microsecond=0)
+    return str(begin["set_id"]) if begin and ours else ""
 
 
 def _refusal(order: Order, backup_id: str) -> HostUnfit:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import json
 import zlib
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import BinaryIO, cast
@@ -93,6 +93,19 @@ class Catalog:
             raise SetDamaged(f"{key}: is the manifest of {manifest.instance}/{manifest.set_id}, put in another's place")
         return manifest
 
+    def is_committed(self, set_id: str) -> bool:
+        """Tell whether the set's manifest is there, whatever it says."""
+        try:
+            self.store.stat(self.key(set_id, MANIFEST))
+        except ObjectMissing:
+            return False
+        return True
+
+    def check_reachable(self) -> None:
+        """Raise StoreError unless the store answers, and lets us look."""
+        with suppress(ObjectMissing):
+            self.store.stat(f"{self.instance}/sets")
+
     def read_commit(self, set_id: str) -> dict[str, bytes]:
         """The manifest and, if there is one, its signature, exactly as they were written."""
         texts = {MANIFEST: self._read_small(self.key(set_id, MANIFEST))}
@@ -101,16 +114,21 @@ class Catalog:
         return texts
 
     def commit(self, manifest: Manifest, signer: Signer) -> None:
-        """Make the set exist: signature first, manifest last, both read back. Raises StoreError if they differ."""
+        """Make the set exist. Raises StoreError."""
         text = render_manifest(manifest)
-        signature = signer.sign(text)
-        self.put_bytes(self.key(manifest.set_id, SIGNATURE), signature)
-        self.put_bytes(self.key(manifest.set_id, MANIFEST), text)
-        written = self._read_small(self.key(manifest.set_id, MANIFEST)), self._signature(manifest.set_id)
-        if written != (text, signature):
+        self.put_commit(manifest.set_id, {SIGNATURE: signer.sign(text), MANIFEST: text})
+
+    def put_commit(self, set_id: str, commit: Mapping[str, bytes]) -> None:
+        """Write what ``read_commit`` gives: signature first, manifest last.
+
+        Raises StoreError if they read back differently.
+        """
+        for name in sorted(commit, key=lambda name: name == MANIFEST):
+            self.put_bytes(self.key(set_id, name), commit[name])
+        if self.read_commit(set_id) != commit:
             raise StoreError(
-                f"{self.key(manifest.set_id, MANIFEST)}: reads back differently from what was written",
-                hint="The set is not to be trusted. Check the store, then run the backup again.",
+                f"{self.key(set_id, MANIFEST)}: reads back differently from what was written",
+                hint="The set is not to be trusted. Check the store, then run this again.",
             )
 
     def put_volume(
@@ -195,17 +213,17 @@ class BackupSet:
         try:
             found = self.catalog.store.stat(key)
         except ObjectMissing as problem:
-            raise SetDamaged(f"{key}: is missing from {self.catalog.store.name}") from problem
+            raise self._damaged(volume, f"is missing from {self.catalog.store.name}") from problem
         if found.size != volume.stored_size:
-            raise SetDamaged(f"{key}: {found.size} bytes in the store, the manifest says {volume.stored_size}")
+            raise self._damaged(volume, f"{found.size} bytes in the store, the manifest says {volume.stored_size}")
 
     def check_stored(self, volume: Volume, saw: Callable[[int], None] | None = None) -> None:
         """Read a volume as it lies and compare its digest; needs no identity. Raises SetDamaged."""
-        with self._open(volume) as body:
+        with self.open_volume(volume) as body:
             stored = Tap(body, saw)
             while stored.read(CHUNK):
                 pass
-        self._compare_stored(volume, stored)
+        self.compare_stored(volume, stored)
 
     def read_archive(self, name: str, saw: Callable[[int], None] | None = None) -> BinaryIO:
         """The archive's plain bytes as one stream; every volume's digests are checked before its last byte is given.
@@ -229,7 +247,7 @@ class BackupSet:
 
     def _volume_chunks(self, volume: Volume, seal: SealKind, saw: Callable[[int], None] | None) -> Iterator[bytes]:
         held = b""  # the newest chunk stays back until the whole volume is proven
-        with self._open(volume) as body:
+        with self.open_volume(volume) as body:
             stored = Tap(body)
             source = unsealed(cast(BinaryIO, stored), self.identities) if seal == "age" else stored
             plain = Tap(cast(BinaryIO, source), saw)
@@ -247,7 +265,7 @@ class BackupSet:
                 raise
             finally:
                 source.close()
-        self._compare_stored(volume, stored)
+        self.compare_stored(volume, stored)
         if (plain.size, plain.sha256) != (volume.plain_size, volume.plain_sha256):
             raise self._damaged(volume, "unseals to other bytes than were sealed")
         if held:
@@ -257,16 +275,18 @@ class BackupSet:
         """A changed header looks like a wrong identity: read on, and let the digest say which it is."""
         while stored.read(CHUNK):
             pass
-        self._compare_stored(volume, stored)
+        self.compare_stored(volume, stored)
 
-    def _compare_stored(self, volume: Volume, stored: Tap) -> None:
+    def compare_stored(self, volume: Volume, stored: Tap) -> None:
+        """Raise SetDamaged unless what passed through ``stored`` is what the manifest says."""
         if stored.size != volume.stored_size:
             raise self._damaged(volume, f"{stored.size} bytes read, the manifest says {volume.stored_size}")
         if stored.sha256 != volume.stored_sha256:
             raise self._damaged(volume, "other bytes than were stored")
 
     @contextmanager
-    def _open(self, volume: Volume) -> Iterator[BinaryIO]:
+    def open_volume(self, volume: Volume) -> Iterator[BinaryIO]:
+        """A volume's bytes as they lie, of the right size; nothing is compared yet. Raises SetDamaged."""
         self.check_present(volume)  # a missing object is damage here, not a wrong key
         with self.catalog.store.open(self.catalog.key(self.manifest.set_id, volume.name)) as body:
             yield body

@@ -267,7 +267,12 @@ def restore(
 def _stop(call: _Call, opened: BackupSet) -> NoReturn:
     from drtool.errors import DrtoolError
 
-    call.ui.error(DrtoolError(f"{opened.manifest.set_id} was not restored: nobody said yes", hint="Give --yes."))
+    call.ui.error(
+        DrtoolError(
+            f"{opened.manifest.set_id} was not restored: nobody said yes",
+            hint="Answer y, or give --yes where nobody can answer.",
+        )
+    )
     sys.exit(1)
 
 

@@ -7,6 +7,7 @@ an output means is told by ``gitlab.output``.
 
 from __future__ import annotations
 
+import io
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ from drtool import __version__
 from drtool.catalog import BackupSet
 from drtool.core.command import Command
 from drtool.core.plan import Expect, Plan, Prove, Record, Restore, Run, Send, Step, Wait, render_plan
-from drtool.errors import Busy, CommandFailed, DrtoolError, HostUnfit, ResumeError
+from drtool.errors import Busy, CommandFailed, DrtoolError, HostUnfit, ResumeError, UnsafeMember
 from drtool.events import Emit, HostSaid, PhaseFinished, PhaseStarted, Progress, Waiting
 from drtool.gitlab.archive import Member, TarScanner, repository_manifests
 from drtool.gitlab.judging import judge
@@ -142,27 +143,48 @@ def _prove(step: Prove, site: Site) -> None:
         site.backup_set.check_present(volume)
         site.emit(Progress(step.name, number, len(volumes), "volumes"))
     site.backup_set.read_index()  # sealed like the data: a wrong identity shows here, before anything is touched
+    for archive in step.whole:
+        _read_proven(archive, site)
 
 
 def _send(step: Send, site: Site) -> None:
     for command in step.before:
         site.runner.run(command)
     total = site.backup_set.manifest.archive(step.archive).size
-    source = site.backup_set.read_archive(step.archive)
+    source = _read_proven(step.archive, site) if step.at_once else site.backup_set.read_archive(step.archive)
     with site.runner.write_to(step.unpack) as sink:
-        for done in copy_scanned(source, sink, TarScanner()):
+        for done in copy_scanned(source, sink, step.archive):
             site.emit(Progress(step.name, done, total))
 
 
-def copy_scanned(source: BinaryIO, sink: BinaryIO, scanner: TarScanner) -> Iterator[int]:
-    """Copy a tar, each chunk judged before it is passed on; yields the bytes done so far."""
+def _read_proven(archive: str, site: Site) -> BinaryIO:
+    """All of an archive in memory, every digest compared, every member judged."""
+    content = io.BytesIO()
+    for _ in copy_scanned(site.backup_set.read_archive(archive), content, archive):
+        pass
+    content.seek(0)
+    return content
+
+
+def copy_scanned(source: BinaryIO, sink: BinaryIO, archive: str) -> Iterator[int]:
+    """Copy a tar, each chunk judged before it is passed on; yields the bytes done so far.
+
+    ``archive`` names it in what this raises: SetDamaged, UnsafeMember, and what source and sink raise.
+    """
+    scanner = TarScanner()
     done = 0
-    while chunk := source.read(CHUNK):
-        scanner.feed(chunk)
-        sink.write(chunk)
-        done += len(chunk)
-        yield done
-    scanner.close()
+    try:
+        while chunk := source.read(CHUNK):
+            scanner.feed(chunk)
+            sink.write(chunk)
+            done += len(chunk)
+            yield done
+        scanner.close()
+    except UnsafeMember as problem:
+        raise UnsafeMember(
+            f"the {archive} archive: {problem}",
+            hint="Do not restore this set; whoever made it wanted to write outside of GitLab's directories.",
+        ) from problem
 
 
 def _run_judged(step: Run, site: Site) -> None:

@@ -9,7 +9,6 @@ from drtool.catalog import BackupSet
 from drtool.engine import Clock, copy_scanned, phase
 from drtool.errors import ConfigError, DrtoolError
 from drtool.events import Emit, Progress
-from drtool.gitlab.archive import TarScanner
 from drtool.journal import sync_directory
 
 
@@ -39,7 +38,7 @@ def _fetch_archive(backup_set: BackupSet, name: str, target: Path, emit: Emit) -
     partial = target.with_name(target.name + ".partial")
     try:
         with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            for done in copy_scanned(backup_set.read_archive(name), file, TarScanner()):
+            for done in copy_scanned(backup_set.read_archive(name), file, name):
                 emit(Progress(f"fetch-{name}", done, total))
             file.flush()
             os.fsync(file.fileno())
@@ -54,4 +53,6 @@ def _make_private(path: Path) -> None:
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as problem:
-        raise ConfigError(f"{path}: cannot be made: {problem.strerror}") from problem
+        raise ConfigError(
+            f"{path}: cannot be made: {problem.strerror}", hint="Give --into a directory that you can write to."
+        ) from problem

@@ -7,9 +7,10 @@ GitLab 18.9).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from drtool.catalog import BackupSet
@@ -28,6 +29,7 @@ from drtool.signing import Signer
 
 _TASK_PATIENCE = timedelta(hours=6)
 _START_PATIENCE = timedelta(minutes=15)
+_TAKEN_UP_WITHIN = timedelta(days=1)
 
 _STAGING = ".drtool-"  # begins the name of a run's own directory, beside GitLab's members so that links can be made
 
@@ -108,7 +110,7 @@ def prepare(request: Request, place: Place) -> Prepared:
     interrupted = _unfinished(request, place)
     target = look(request.install, place.runner)
     same_version(manifest.gitlab.version, target.version)
-    if interrupted:
+    if interrupted and _may_go_on(interrupted, request, target, place.clock.now()):
         return Prepared(_plan_of(interrupted), target, interrupted, resumed=True)
     _refuse_unfit(request, target)
     run_id = f"restore-{place.clock.now():%Y%m%dT%H%M%SZ}-{place.new_token()}"
@@ -156,7 +158,7 @@ def plan_restore(install: Omnibus, manifest: Manifest, target: Target, *, run_id
         )
     )
     steps: tuple[Step, ...] = (
-        Prove("prove", "Check that every volume is there and can be opened"),
+        Prove("prove", "Check that every volume is there and can be opened", whole=("config",)),
         Send(
             "stage",
             "Bring GitLab's members to the host, every digest checked",
@@ -179,6 +181,7 @@ def plan_restore(install: Omnibus, manifest: Manifest, target: Target, *, run_id
             "config",
             (),
             install.unpack(install.root, exclude=("opt",)),
+            at_once=True,
         ),
         Run("reconfigure", "Reconfigure GitLab with them", (install.reconfigure(),)),
         Run(
@@ -249,18 +252,38 @@ def _unfinished(request: Request, place: Place) -> Journal | None:
 
 
 def _fits(journal: Journal, request: Request, place: Place) -> bool:
-    if journal.find("plan") is None:
+    """Tell whether a run did not end and is for this set and host; whatever an older drtool wrote in its plan."""
+    entry = journal.find("plan")
+    if entry is None:
         return False
-    plan = _plan_of(journal)
-    ended = {step.name for step in plan.steps} <= {entry["step"] for entry in journal.all("finished")}
+    plan = json.loads(entry["plan"])
+    ended = {step["name"] for step in plan["steps"]} <= {done["step"] for done in journal.all("finished")}
     wanted = (request.instance, place.backup_set.manifest.set_id, place.runner.name)
-    return not ended and (plan.instance, plan.set_id, plan.host) == wanted
+    return not ended and (plan["instance"], plan["set_id"], plan["host"]) == wanted
+
+
+def _may_go_on(journal: Journal, request: Request, target: Target, now: datetime) -> bool:
+    """Tell whether the host may still be as an interrupted run left it.
+
+    Before GitLab's restore began, a target that was empty has to be empty still, or a safety copy planned. After it,
+    the projects there are most likely the set's own, but not for ever: a host that somebody repaired by hand and put
+    to work must not be overwritten because of a forgotten journal. Then only --resume, in so many words, goes on.
+    """
+    began = [entry for entry in journal.all("started") if entry["step"] == "restore"]
+    if not began:
+        return target.empty or any(step.name == "safety-copy" for step in _plan_of(journal).steps)
+    return request.resume is not None or now - datetime.fromisoformat(began[-1]["at"]) < _TAKEN_UP_WITHIN
 
 
 def _plan_of(journal: Journal) -> Plan:
     entry = journal.find("plan")
     assert entry is not None
-    return parse_plan(entry["plan"])
+    try:
+        return parse_plan(entry["plan"])
+    except ResumeError as problem:
+        raise ResumeError(
+            f"{journal.path}: {problem}", hint="Another drtool wrote it. Move the file away to start anew."
+        ) from problem
 
 
 def _look_at_backup_directory(install: Omnibus, runner: Runner) -> tuple[str | None, tuple[str, ...]]:

@@ -61,7 +61,7 @@ class Verifier:
             try:
                 self._runner.run(Command(("ssh-keygen", "-Y", "verify", *arguments)), stdin=message)
             except CommandFailed as problem:
-                if problem.status in (None, 127):
+                if problem.status is None or problem.status > 125:  # it did not run, or did not come to an answer
                     raise
                 raise SignatureInvalid(
                     f"{source}: the signature does not fit, or is not by a trusted key",

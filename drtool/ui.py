@@ -63,7 +63,7 @@ class Ui:
             case Noticed(_, message, hint, details):
                 self.note(message, hint=hint, details=details)
             case Waiting(_, reason):
-                if reason != self._waiting:
+                if reason != self._waiting and not self.quiet:
                     self._say(f"  waiting: {reason}")
                 self._waiting = reason
             case HostSaid(_, line):

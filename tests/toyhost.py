@@ -306,12 +306,13 @@ class Bench:
         runner: Runner | None = None,
         store: Store | None = None,
         replace: str | None = None,
+        resume: str | None = None,
     ) -> restore.Outcome:
         """Restore onto ``host``, as the command line does: open the set, prepare, carry out."""
         self._tick()
         runner = runner or LocalRunner()
         opened = self.open(set_id, store=store)
-        request = restore.Request(INSTANCE, host.install, replace)
+        request = restore.Request(INSTANCE, host.install, replace, resume)
         signer = Signer(self.signing_key, runner)
         place = restore.Place(runner, opened, signer, self.state, self.clock, self.events.append, self._token)
         return restore.carry_out(restore.prepare(request, place), request, place)

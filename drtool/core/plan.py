@@ -38,10 +38,14 @@ class Expect(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Prove:
-    """Check that everything the set names is in the store, and that the given identities open it."""
+    """Check that everything the set names is in the store, and that the given identities open it.
+
+    The archives in ``whole`` are read to their end, every digest compared.
+    """
 
     name: str
     title: str
+    whole: tuple[str, ...] = ()
     kind: Literal["prove"] = "prove"
     lasting: bool = True
     repeatable: bool = True
@@ -52,7 +56,8 @@ class Prove:
 class Send:
     """Bring an archive's members below ``directory`` on the host; every digest checked before the step counts as done.
 
-    ``before`` runs first (it makes the directory, or empties what an interrupted try left there).
+    ``before`` runs first (it makes the directory, or empties what an interrupted try left there). ``at_once`` holds
+    the whole archive in memory before the first byte is sent: for small ones that replace what is there.
     """
 
     name: str
@@ -60,6 +65,7 @@ class Send:
     archive: str
     before: tuple[Command, ...]
     unpack: Command
+    at_once: bool = False
     kind: Literal["send"] = "send"
     lasting: bool = True
     repeatable: bool = True

@@ -182,9 +182,13 @@ def _restore(app: App) -> None:
 def _base(keep: Path | None) -> Path:
     if keep is None:
         return Path(tempfile.mkdtemp(prefix="drtool-demo-"))
-    if keep.exists() and any(keep.iterdir()):
+    try:
+        keep.mkdir(parents=True, exist_ok=True)
+        empty = not any(keep.iterdir())
+    except OSError as problem:
+        raise ConfigError(f"{keep}: {problem.strerror}", hint="Give --keep a new directory.") from problem
+    if not empty:
         raise ConfigError(f"{keep}: is not empty", hint="Give --keep a new directory.")
-    keep.mkdir(parents=True, exist_ok=True)
     return keep.absolute()
 
 

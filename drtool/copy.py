@@ -1,0 +1,92 @@
+"""A second copy of a set on another store: its stored bytes, as they are, so no identity is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import BinaryIO, cast
+
+from drtool.catalog import MANIFEST, BackupSet, Catalog
+from drtool.core.model import Volume
+from drtool.engine import Clock, phase
+from drtool.errors import ObjectExists, SetDamaged
+from drtool.events import Emit, Progress
+from drtool.streams import Source, Tap
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """A set that is complete on both stores. ``sent`` volumes travelled, the others were there and intact."""
+
+    set_id: str
+    store: str
+    volumes: int
+    sent: int
+    bytes_sent: int
+
+
+def copy(backup_set: BackupSet, to: Catalog, *, clock: Clock, emit: Emit) -> Copied:
+    """Copy a set whose signature was checked; its manifest comes last, so half a copy is no set.
+
+    Every byte's digest is compared with the manifest on its way; a volume that an interrupted copy left there is read
+    and kept if it is intact. A set that is there already, with this very manifest, is left alone. Raises SetDamaged
+    naming the volume that is not what the manifest says (nothing is stored under its key then), StoreError.
+    """
+    manifest = backup_set.manifest
+    commit = backup_set.catalog.read_commit(manifest.set_id)
+    copied = BackupSet(to, manifest)
+    total = manifest.stored_size
+    done = sent = bytes_sent = 0
+    with phase("copy", f"Copying {manifest.set_id} to {to.store.name}", clock, emit):
+        if not _is_there(to, manifest.set_id, commit):
+            for volume in manifest.volumes:
+                if not _intact(copied, volume):
+                    _send(backup_set, volume, to)
+                    sent, bytes_sent = sent + 1, bytes_sent + volume.stored_size
+                done += volume.stored_size
+                emit(Progress("copy", done, total))
+            to.put_commit(manifest.set_id, commit)
+    return Copied(manifest.set_id, to.store.name, len(manifest.volumes), sent, bytes_sent)
+
+
+def _is_there(to: Catalog, set_id: str, commit: Mapping[str, bytes]) -> bool:
+    if not to.is_committed(set_id):
+        return False
+    if to.read_commit(set_id) != commit:
+        raise ObjectExists(
+            f"{to.key(set_id, MANIFEST)} in {to.store.name} is another set's, or was changed",
+            hint="Verify both, and move the wrong one away.",
+        )
+    return True
+
+
+def _intact(copied: BackupSet, volume: Volume) -> bool:
+    try:
+        copied.check_stored(volume)
+    except SetDamaged:
+        return False
+    return True
+
+
+def _send(backup_set: BackupSet, volume: Volume, to: Catalog) -> None:
+    key = to.key(backup_set.manifest.set_id, volume.name)
+    with backup_set.open_volume(volume) as body:
+        proven = _Proven(backup_set, volume, body)
+        to.store.put(key, cast(BinaryIO, proven), size_hint=volume.stored_size)
+
+
+class _Proven(Source):
+    """A volume's stored bytes whose end comes only if they were the right ones: a store keeps nothing else."""
+
+    def __init__(self, backup_set: BackupSet, volume: Volume, body: BinaryIO) -> None:
+        self._set = backup_set
+        self._volume = volume
+        self._tap = Tap(body)
+
+    def read(self, size: int = -1, /) -> bytes:
+        if size is None or size < 0:
+            return self.readall()
+        data = self._tap.read(size)
+        if not data and size:
+            self._set.compare_stored(self._volume, self._tap)
+        return data
