@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeVar, cast
+from urllib.parse import urlsplit
 from xml.etree.ElementTree import ParseError
 
 import oss2
@@ -99,12 +100,15 @@ class OssStore:
             raise ConfigError(f"part size {part_size}: OSS takes no part below {SMALLEST_PART} bytes")
         if not region or region.startswith("oss-"):
             raise ConfigError(f"oss://{bucket}: the region is written like cn-hangzhou, not {region!r}")
+        self.endpoint = endpoint if "://" in endpoint else f"https://{endpoint}"  # oss2 would take http
+        where = urlsplit(self.endpoint)
+        if where.scheme not in ("http", "https") or where.path.strip("/") or where.query:
+            raise ConfigError(f"oss://{bucket}: the endpoint is a host, not {endpoint!r}")  # oss2 would drop the rest
         if ca_bundle and not ca_bundle.exists():
             raise ConfigError(f"oss://{bucket}: there is no ca_bundle {ca_bundle}")
         self.bucket = bucket
         self.prefix = f"{check_key(prefix.strip('/'))}/" if prefix.strip("/") else ""
         self.name = f"oss://{bucket}/{self.prefix}"
-        self.endpoint = endpoint if "://" in endpoint else f"https://{endpoint}"  # oss2 would take http
         self.conditional_put = not versioned
         self.storage_headers = {"x-oss-storage-class": storage_class} if storage_class else {}
         self._versioned = versioned
@@ -186,8 +190,8 @@ class OssStore:
         check_key(key)
         if not timedelta(seconds=1) <= ttl <= _LONGEST_URL:
             raise StoreError(f"{self.name}{key}: a signed URL lives for one second to seven days, not {ttl}")
-        with self.errors(key):
-            url: str = self.client.sign_url("GET", self.prefix + key, int(ttl.total_seconds()), slash_safe=True)
+        name, seconds = self.prefix + key, int(ttl.total_seconds())
+        url: str = self.call(key, lambda: self.client.sign_url("GET", name, seconds, slash_safe=True))
         return url
 
     # What only OSS has

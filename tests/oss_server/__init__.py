@@ -2,7 +2,7 @@
 
 It is a double of a service that nobody can run at home. What it does is what Alibaba documents and what oss2 2.19.1
 was seen to need; where both are silent the code says so. A test module that wants the fixtures says
-``pytest_plugins = ("tests.oss_server",)``.
+``pytest_plugins = ("tests.oss_server.fixtures",)``.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
 from tests.oss_server.service import Service
 from tests.oss_server.serving import Fault, Seen, Server, serving
 from tests.oss_server.signing import Identity
@@ -25,7 +23,7 @@ from tests.oss_server.state import Bucket, Clock
 if TYPE_CHECKING:
     from drtool.stores.oss import OssStore
 
-ACCESS_KEY_ID = "LTAI-not-a-real-id"
+ACCESS_KEY_ID = "not-a-real-key-id"
 ACCESS_KEY_SECRET = "not-a-real-secret"
 REGION = "cn-hangzhou"
 BUCKET = "backups"
@@ -33,7 +31,7 @@ CNAME = "backups.example.com"
 
 __all__ = [
     "ACCESS_KEY_ID", "ACCESS_KEY_SECRET", "BUCKET", "CNAME", "REGION", "Bucket", "Clock", "Fault", "Identity",
-    "OssServer", "Seen", "Service", "oss_http", "oss_https", "oss_server",
+    "OssServer", "Seen", "Service", "oss_server",
 ]  # fmt: skip
 
 
@@ -81,7 +79,6 @@ class OssServer:
     def store(self, bucket: str = BUCKET, **options: Any) -> OssStore:
         """A store on this server with small parts and no waiting between retries."""
         from drtool.stores.oss import OssStore
-
         from tests.servers import PROMPT
 
         settings: dict[str, Any] = {
@@ -114,15 +111,3 @@ def oss_server(folder: Path | None = None) -> Iterator[OssServer]:
     running.reset()
     with serving(server):
         yield running
-
-
-@pytest.fixture(scope="session")
-def oss_http() -> Iterator[OssServer]:
-    with oss_server() as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def oss_https(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OssServer]:
-    with oss_server(tmp_path_factory.mktemp("oss-tls")) as server:
-        yield server

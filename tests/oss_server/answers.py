@@ -21,7 +21,7 @@ class Request:
     bucket: str
     key: str
     query: Mapping[str, str]
-    headers: Mapping[str, str]
+    headers: dict[str, str]
     body: bytes = b""
 
 

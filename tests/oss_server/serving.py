@@ -24,7 +24,7 @@ from tests.oss_server.service import Service, call_of
 
 FaultKind = Literal[
     "status", "damaged request", "reset request", "lost answer", "reset answer", "short answer", "late status",
-    "wrong checksum", "damaged answer", "slow answer", "lost part", "repeated page",
+    "wrong checksum", "damaged answer", "slow answer", "lost part", "repeated page", "ignored range",
 ]  # fmt: skip
 
 
@@ -37,7 +37,7 @@ class Fault:
     ``after`` bytes of the body. ``lost answer``: done, and reset before a byte came back; ``reset answer``: after
     ``after`` bytes of the body; ``short answer``: an orderly end after as many, with the full Content-Length.
     ``slow answer``: ``seconds`` pass in the middle of the body. ``lost part``: confirmed, and not there later.
-    ``repeated page``: the listing before this one again.
+    ``repeated page``: the listing before this one again. ``ignored range``: somebody in between took the range away.
     """
 
     kind: FaultKind
@@ -124,6 +124,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         head = self._route()
         call = call_of(head)
+        if self.server.due(call, "ignored range"):
+            head.headers.pop("range", None)
         refused = self.server.due(call, "status")
         request_id = secrets.token_hex(12).upper()
         try:

@@ -21,7 +21,8 @@ _LONGEST_URL = 7 * 86400
 _ALGORITHM = "OSS4-HMAC-SHA256"
 # What of the query version 1 signs, as far as this service knows it.
 _SUBRESOURCES = {
-    "bucketInfo", "continuation-token", "delete", "encryption", "lifecycle", "location", "objectMeta", "partNumber",
+    "append", "bucketInfo", "continuation-token", "delete", "encryption", "lifecycle", "location", "objectMeta",
+    "partNumber", "position",
     "response-cache-control", "response-content-disposition", "response-content-encoding",
     "response-content-language", "response-content-type", "response-expires", "restore", "security-token", "tagging",
     "uploadId", "uploads", "versionId", "versioning", "versions", "worm", "wormExtend", "wormId",
