@@ -32,17 +32,17 @@ from drtool.core.versions import package_for
 from drtool.engine import Clock, await_tasks, phase, try_and_collect, unless_locked_out
 from drtool.errors import BackupFailed, CommandFailed, HostUnfit, SealError, SetDamaged
 from drtool.events import Emit, Noticed
-from drtool.gitlab.archive import COMPONENTS, INFORMATION, TarScanner, order_members, parse_backup_information
+from drtool.gitlab.archive import INFORMATION, TarScanner, order_members
 from drtool.gitlab.judging import ApplicationJudge, Created, judge_create
 from drtool.hosts import Runner
-from drtool.installs.omnibus import Entry, Omnibus
+from drtool.installs.omnibus import Omnibus
 from drtool.journal import Journal, forget_old, journals, new_journal, only_run
 from drtool.signing import Signer
 from drtool.streams import parse_recipients
+from drtool.survey import LOOSE_MEMBERS, backup_directory, config_members, look_at_version, staged_information
 from drtool.volumes import StagedChanged, VolumeWriter
 
 _TASK_PATIENCE = timedelta(hours=6)
-_KNOWN_MEMBERS = frozenset({INFORMATION, *(component.member for component in COMPONENTS)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,30 +143,6 @@ def preview(order: Order, place: Place) -> Preview:
             return Preview("new", set_id, version, place.catalog.store.name, commands)
 
 
-def look_at_version(install: Omnibus, runner: Runner) -> str:
-    """The text of the VERSION file. Raises HostUnfit when there is no GitLab."""
-    try:
-        return runner.run(install.read_file(install.version_file)).decode().strip()
-    except CommandFailed as problem:
-        raise HostUnfit(
-            f"no GitLab on {runner.name}: {install.version_file} cannot be read",
-            hint="Run this on the GitLab host, as root; check `prefix` in drtool.toml.",
-        ) from problem
-
-
-def config_members(install: Omnibus, runner: Runner) -> tuple[str, ...]:
-    """What the config archive holds on this host, relative to the root. Raises HostUnfit if a secret is missing."""
-    matching = (name for pattern in install.config_patterns for name in _existing(install, runner, pattern))
-    found = tuple(dict.fromkeys(name for name in matching if name not in install.config_excluded))
-    for name in install.config_required:
-        if name not in found:
-            raise HostUnfit(
-                f"{install.root / name} is not there: a backup without it cannot be restored",
-                hint="Run `gitlab-ctl reconfigure`, or correct `prefix` in drtool.toml.",
-            )
-    return found
-
-
 def _await_other_tasks(order: Order, place: Place) -> None:
     await_tasks(place.runner, order.install, place.clock, place.emit, phase_name="look", patience=_TASK_PATIENCE)
 
@@ -253,10 +229,9 @@ def _staged_backup(order: Order, place: Place) -> str | None:
     GitLab before 16.8 writes no id. Members without one are taken for ours if they were made after our newest run
     began, and that run never came to its cleaning.
     """
-    install = order.install
-    if not any(entry.name == INFORMATION for entry in list_staging(install, place.runner)):
+    information = staged_information(order.install, place.runner)
+    if information is None:
         return None
-    information = parse_backup_information(place.runner.run(install.read_file(install.backup_path / INFORMATION)))
     if information.backup_id:
         return information.backup_id
     newest = _runs(order, place)[-1:]
@@ -273,39 +248,12 @@ def _refusal(order: Order, backup_id: str) -> HostUnfit:
     )
 
 
-def list_staging(install: Omnibus, runner: Runner) -> list[Entry]:
-    """What lies in GitLab's backup directory. Raises HostUnfit."""
-    try:
-        return list(install.parse_directory(runner.run(install.list_directory(install.backup_path))))
-    except CommandFailed as problem:
-        raise HostUnfit(
-            f"{install.backup_path} on {runner.name} cannot be read",
-            hint="Run as root; if GitLab's backup_path was changed, set backup_path in drtool.toml too.",
-        ) from problem
-
-
 def _clean_staging(install: Omnibus, runner: Runner) -> None:
     """Remove GitLab's loose members. The information goes first: a torso must not look like a backup."""
-    found = {entry.name for entry in list_staging(install, runner)} & _KNOWN_MEMBERS
+    found = {entry.name for entry in backup_directory(install, runner)} & set(LOOSE_MEMBERS)
     for names in ({INFORMATION} & found, found - {INFORMATION}):
         if names:
             runner.run(install.remove(install.backup_path, tuple(order_members(names))))
-
-
-def _existing(install: Omnibus, runner: Runner, pattern: str) -> list[str]:
-    """The names below the root that a pattern of ``config_patterns`` means: one directory, and a glob in it."""
-    directory, _, wanted = pattern.rpartition("/")
-    try:
-        entries = install.parse_directory(runner.run(install.list_directory(install.root / directory)))
-    except CommandFailed as problem:
-        if "No such file or directory" in problem.stderr:
-            return []
-        raise  # taken for "nothing there" it would leave files out of the backup, and say nothing
-    return sorted(f"{directory}/{entry.name}" for entry in entries if _matches(entry.name, wanted))
-
-
-def _matches(name: str, wanted: str) -> bool:
-    return name == wanted or (wanted.endswith("*") and name.startswith(wanted[:-1]))
 
 
 # -- the run ---------------------------------------------------------------------------------------------------------

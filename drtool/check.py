@@ -8,14 +8,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from drtool.backup import Order, config_members, look_at_version
+from drtool.backup import Order
 from drtool.catalog import Catalog
 from drtool.core.command import Command
-from drtool.engine import running_task
 from drtool.errors import CommandFailed, ConfigError, DrtoolError, HostUnfit
 from drtool.hosts import Runner
 from drtool.signing import Signer, Verifier
 from drtool.streams import parse_recipients
+from drtool.survey import config_members, look_at_version, running_task
 
 _OLDEST_TAR = (1, 30)
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import PurePosixPath
 from typing import BinaryIO, Protocol, TypeVar, assert_never
 
 from drtool import __version__
@@ -29,6 +30,7 @@ from drtool.installs.omnibus import Omnibus
 from drtool.journal import Journal
 from drtool.signing import Signer
 from drtool.streams import CHUNK
+from drtool.survey import running_task
 
 _Result = TypeVar("_Result")
 _LOCKED_OUT = 3  # tries
@@ -195,7 +197,7 @@ def _run_judged(step: Run, site: Site) -> None:
 
 
 def _restore(step: Restore, site: Site) -> None:
-    # A task that ends deletes loose members, also ours: so first its end, then the members.
+    # A backup of GitLab's own deletes loose members at its end, also ours: so first its end, then the members.
     _await_tasks(step.name, step.patience, site)
     _show_members(step, site)
     lines, failure = try_and_collect(site.runner, step.command, step.name, site.emit)
@@ -207,12 +209,20 @@ def _show_members(step: Restore, site: Site) -> None:
     runner.run(step.clear)
     staged = install.parse_directory(runner.run(install.list_directory(step.staging)))
     for name in sorted((entry.name for entry in staged), key=lambda name: (name == step.last, name)):
-        source, target = step.staging / name, step.directory / name
+        _show(step.staging / name, step.directory / name, site, link=name != step.last)
+
+
+def _show(source: PurePosixPath, target: PurePosixPath, site: Site, *, link: bool) -> None:
+    """Link, or copy what GitLab writes without unlinking it first (backup_information.yml, 18.9): links share bytes."""
+    install, runner = site.install, site.runner
+    if link:
         try:
             runner.run(install.copy(source, target, link=True))
         except CommandFailed:  # a file system without links: then it costs the space and the time
-            runner.run(install.remove(step.directory, (name,)))
-            runner.run(install.copy(source, target))
+            runner.run(install.remove(target.parent, (target.name,)))
+        else:
+            return
+    runner.run(install.copy(source, target))
 
 
 def _repositories_of(backup_set: BackupSet) -> frozenset[tuple[str, str]]:
@@ -279,34 +289,6 @@ def unless_locked_out(attempt: Callable[[], _Result], await_end: Callable[[], No
         except Busy:
             await_end()
     return attempt()
-
-
-def running_task(runner: Runner, install: Omnibus) -> int | None:
-    """The process of GitLab's own backup or restore task, by its lock file; None if nobody is at it.
-
-    GitLab 16.0 and later rewrite the file of a dead process; content that is not a number blocks them for ever
-    (observed with 18.9), so that raises HostUnfit.
-    """
-    try:
-        content = runner.run(install.read_file(install.pid_file)).strip()
-    except CommandFailed as problem:
-        if "No such file or directory" in problem.stderr:
-            return None
-        raise
-    if not content:
-        return None
-    if not content.isdigit():
-        raise HostUnfit(
-            f"{install.pid_file}: holds no process number, GitLab refuses every backup and restore because of it",
-            hint=f"If no backup or restore is running on the host, remove {install.pid_file}.",
-        )
-    try:
-        runner.run(Command(("test", "-d", f"/proc/{int(content)}")))
-    except CommandFailed as problem:
-        if problem.status == 1:
-            return None
-        raise
-    return int(content)
 
 
 def _record(plan: Plan, site: Site, journal: Journal) -> None:

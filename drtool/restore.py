@@ -14,27 +14,31 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from drtool.catalog import BackupSet
-from drtool.core.command import Command
 from drtool.core.model import Manifest, is_set_id
 from drtool.core.plan import Expect, Plan, Prove, Record, Restore, Run, Send, Step, Wait, parse_plan
 from drtool.core.versions import same_version
 from drtool.engine import Clock, Site, StepTime, execute
-from drtool.errors import CommandFailed, HostUnfit, ResumeError, TargetHoldsData
+from drtool.errors import HostUnfit, ResumeError, TargetHoldsData
 from drtool.events import Emit
-from drtool.gitlab.archive import COMPONENTS, INFORMATION, order_members, parse_backup_information
+from drtool.gitlab.archive import INFORMATION, order_members
 from drtool.hosts import Runner
 from drtool.installs.omnibus import Omnibus
 from drtool.journal import Journal, journals, new_journal, only_run
 from drtool.signing import Signer
+from drtool.survey import (
+    LOOSE_MEMBERS,
+    backup_directory,
+    count_projects,
+    hostname,
+    look_at_version,
+    staged_information,
+)
 
 _TASK_PATIENCE = timedelta(hours=6)
 _START_PATIENCE = timedelta(minutes=15)
 _TAKEN_UP_WITHIN = timedelta(days=1)
 
 _STAGING = ".drtool-"  # begins the name of a run's own directory, beside GitLab's members so that links can be made
-
-LOOSE_MEMBERS = (INFORMATION, *(component.member for component in COMPONENTS))
-"""What a backup made with SKIP=tar leaves side by side in GitLab's backup directory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,16 +134,12 @@ def carry_out(prepared: Prepared, request: Request, place: Place) -> Outcome:
 
 def look(install: Omnibus, runner: Runner) -> Target:
     """Describe the host, changing nothing. Raises HostUnfit when there is no GitLab on it."""
-    try:
-        version = runner.run(install.read_file(install.version_file)).decode().strip()
-    except CommandFailed as problem:
-        raise HostUnfit(
-            f"no GitLab on {runner.name}: {install.version_file} cannot be read",
-            hint="Install the package that `drtool show` names there, and run `gitlab-ctl reconfigure` once.",
-        ) from problem
-    loose, members = _look_at_backup_directory(install, runner)
-    hostname = runner.run(Command(("uname", "-n"))).decode().strip()
-    return Target(runner.name, hostname, version, _count_projects(install, runner), loose, members)
+    version = look_at_version(install, runner)
+    names = sorted(entry.name for entry in backup_directory(install, runner))
+    ours = tuple(name for name in names if name in LOOSE_MEMBERS or name.startswith(_STAGING))
+    staged = staged_information(install, runner)
+    loose = staged.backup_id if staged else None
+    return Target(runner.name, hostname(runner), version, count_projects(install, runner), loose, ours)
 
 
 def plan_restore(install: Omnibus, manifest: Manifest, target: Target, *, run_id: str) -> Plan:
@@ -284,30 +284,3 @@ def _plan_of(journal: Journal) -> Plan:
         raise ResumeError(
             f"{journal.path}: {problem}", hint="Another drtool wrote it. Move the file away to start anew."
         ) from problem
-
-
-def _look_at_backup_directory(install: Omnibus, runner: Runner) -> tuple[str | None, tuple[str, ...]]:
-    try:
-        entries = install.parse_directory(runner.run(install.list_directory(install.backup_path)))
-    except CommandFailed as problem:
-        raise HostUnfit(
-            f"{install.backup_path} on {runner.name} cannot be read",
-            hint="Reconfigure GitLab once (`gitlab-ctl reconfigure`), or set backup_path in drtool.toml.",
-        ) from problem
-    ours = (entry.name for entry in entries if entry.name in LOOSE_MEMBERS or entry.name.startswith(_STAGING))
-    members = tuple(sorted(ours))
-    if INFORMATION not in members:
-        return None, members
-    information = parse_backup_information(runner.run(install.read_file(install.backup_path / INFORMATION)))
-    return information.backup_id, members
-
-
-def _count_projects(install: Omnibus, runner: Runner) -> int | None:
-    """None when the database does not answer: then nobody knows, and that is not the same as none."""
-    try:
-        if runner.run(install.find_projects_table()).strip() == b"0":
-            return 0  # GitLab was installed and never migrated, or an earlier restore broke off
-        text = runner.run(install.count_projects()).decode().strip()
-    except CommandFailed:
-        return None
-    return int(text) if text.isdigit() else None
