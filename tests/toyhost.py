@@ -1,8 +1,8 @@
 """A toy GitLab host: an Omnibus-shaped directory whose commands are a few lines of shell each.
 
 It starts in no time, so that a run can be broken at every single call. Its backups are canned but real: a complete SQL
-dump, tarballs, a manifest per repository. Its restore copies what lies staged into ``restored`` and then deletes it, as
-GitLab does; what puma writes while it should be down spoils the copy.
+dump, tarballs, a manifest per repository. Its restore copies what lies loose into ``restored``, and leaves it there or
+deletes it as GitLab does; what puma writes while it should be down spoils the copy.
 """
 
 from __future__ import annotations
@@ -83,14 +83,16 @@ create() {
   for name in uploads lfs; do
     title=$name; [ $name = uploads ] || title='lfs objects'
     say "Dumping $title ... "
+    rm -f "$backups/$name.tar.gz"
     cp -p "$root/canned/$name.tar.gz" "$backups/$name.tar.gz"
     say "Dumping $title ... done"
   done
   say 'Dumping container registry images ... [DISABLED]'
-  printf ':db_version: "20260205134501"\\n:backup_created_at: 2026-01-13 03:15:00.000000000 Z\\n' >"$backups/.new"
-  printf ':gitlab_version: %s\\n:installation_type: omnibus-gitlab\\n' "$version" >>"$backups/.new"
-  printf ':skipped: %s\\n:backup_id: %s\\n:full_backup_id:\\n' "$skip" "$id" >>"$backups/.new"
-  mv "$backups/.new" "$backups/backup_information.yml"
+  {
+    printf ':db_version: "20260205134501"\\n:backup_created_at: 2026-01-13 03:15:00.000000000 Z\\n'
+    printf ':gitlab_version: %s\\n:installation_type: omnibus-gitlab\\n' "$version"
+    printf ':skipped: %s\\n:backup_id: %s\\n:full_backup_id:\\n' "$skip" "$id"
+  } >"$backups/backup_information.yml"
   if [ "$skip" != tar ]; then
     say "Creating backup archive: ${id}_gitlab_backup.tar ... "
     tar -C "$backups" -cf "$backups/${id}_gitlab_backup.tar" backup_information.yml db repositories \\
@@ -127,7 +129,9 @@ restore() {
   done
   say 'Restoring repositories ... done'
   cp "$backups/uploads.tar.gz" "$backups/lfs.tar.gz" "$root/restored"
-  clean
+  while read -r line; do
+    if [ "$line" = ':skipped:' ]; then clean; fi
+  done <"$backups/backup_information.yml"
   say 'Restore task is done.'
 }
 $word

@@ -106,9 +106,9 @@ class Wait:
 class Restore:
     """Show GitLab the staged members, ``last`` after all others, and let it restore from them.
 
-    One step, because GitLab deletes what it was shown however its restore ends (18.9), and would then take any lone
-    archive in ``directory`` instead. What is shown are links; ``staging`` keeps everything for another try. ``clear``
-    removes what an earlier try, or an older set, left in the way.
+    One step, because an ordinary backup overwrites and then deletes what is shown (18.9), and a restore that finds
+    nothing loose takes the lone archive in ``directory`` instead. What is shown are links; ``staging`` keeps everything
+    for another try. ``clear`` removes what an earlier try, or an older set, left in the way.
     """
 
     name: str

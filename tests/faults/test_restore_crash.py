@@ -204,11 +204,8 @@ def test_restore_is_an_error_or_complete_whatever_command_fails(onto_data: Trial
     assert failed > 20
 
 
-def test_restore_that_gitlab_broke_off_is_not_made_from_another_archive(onto_data: Trial) -> None:
-    """GitLab deletes what it restored from, also when it fails, and takes the only archive if nothing lies loose.
-
-    That archive would be the safety copy: the data that was to be replaced.
-    """
+def test_restore_is_not_made_from_another_archive_when_its_members_are_gone(onto_data: Trial) -> None:
+    """GitLab takes the only archive if nothing lies loose: the safety copy, of the data that was to be replaced."""
     trial = onto_data
     trial.anew()
     program = trial.host.root / "opt/gitlab/bin/gitlab-backup"
@@ -218,6 +215,22 @@ def test_restore_that_gitlab_broke_off_is_not_made_from_another_archive(onto_dat
         trial.restore()
     assert list(trial.host.backups.glob("*_gitlab_backup.tar")), "the safety copy"
     program.write_text(script)
+    trial.converges()
+
+
+@pytest.mark.parametrize("skip", ["", "tar"])
+def test_restore_is_taken_up_after_another_backup_wrote_over_its_members(onto_data: Trial, skip: str) -> None:
+    """A nightly backup that nobody switched off: it writes the same names, and removes them if it packs them."""
+    trial = onto_data
+    runner = FaultyRunner(LocalRunner())
+    runner.fail_at(_call_of(trial, "gitlab-backup", "restore"), "before", Crash())
+    assert _dies(partial(trial.restore, runner=runner))
+    canned = trial.host.root / "canned/uploads.tar.gz"
+    kept = canned.read_bytes()
+    canned.write_bytes(b"the uploads of another night")
+    program = trial.host.root / "opt/gitlab/bin/gitlab-backup"
+    subprocess.run([program, "create", "BACKUP=nightly", f"SKIP={skip}"], check=True, stdout=subprocess.DEVNULL)
+    canned.write_bytes(kept)
     trial.converges()
 
 
@@ -234,7 +247,7 @@ def test_restore_waits_for_the_task_that_a_killed_run_left_behind(onto_data: Tri
         def end_orphan() -> None:
             orphan.kill()
             orphan.wait()
-            for name in LOOSE & set(trial.host.staged()):  # as GitLab's restore does at its end
+            for name in LOOSE & set(trial.host.staged()):  # as a backup of GitLab's own does at its end
                 subprocess.run(["rm", "-rf", str(trial.host.backups / name)], check=True)
 
         trial.bench.clock.meanwhile = end_orphan
