@@ -15,6 +15,7 @@ from drtool.errors import CommandFailed, ConfigError, SecretExposed, SignatureIn
 from drtool.hosts import Runner
 
 NAMESPACE = "drtool"
+_NO_ANSWER = (None, 126, 127, *range(129, 160))  # not started, or ended by a signal; 255 is ssh-keygen's own "no"
 _IDENTITY = "drtool-host"  # allowed_signers wants a name per key; trust here is by key, so one name serves all
 
 
@@ -61,7 +62,7 @@ class Verifier:
             try:
                 self._runner.run(Command(("ssh-keygen", "-Y", "verify", *arguments)), stdin=message)
             except CommandFailed as problem:
-                if problem.status is None or problem.status > 125:  # it did not run, or did not come to an answer
+                if problem.status in _NO_ANSWER:
                     raise
                 raise SignatureInvalid(
                     f"{source}: the signature does not fit, or is not by a trusted key",

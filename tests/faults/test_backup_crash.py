@@ -82,9 +82,11 @@ def test_backup_that_dies_at_any_store_call_converges(trial: Trial, when: When) 
     for nth in itertools.count(1):
         store = FaultyStore(trial.bench.store)
         store.fail_at(nth, when, Crash())
-        if not _dies(partial(trial.bench.back_up, store=store)):
+        died = _dies(partial(trial.bench.back_up, store=store))
+        if not store.fired:
             break
-        trial.converges()
+        if died:  # after a call that failed by itself there is nothing to crash
+            trial.converges()
     assert nth > 8
 
 
@@ -159,9 +161,9 @@ def test_backup_that_dies_twice_in_its_commit_hurts_no_set(trial: Trial) -> None
 
 def test_interrupted_backup_is_continued_and_sends_no_volume_twice(trial: Trial) -> None:
     broken = FaultyStore(trial.bench.store)
-    broken.fail_at(5, "before", Crash())  # four application volumes are through, that of the configuration is next
+    broken.fail_at(5, "before", Crash(), method="put")  # four application volumes are through, that of the configuration is next
     assert _dies(lambda: trial.bench.back_up(store=broken))
-    sent = [call.key for call in broken.calls[:4]]
+    sent = [call.key for call in broken.calls if call.method == "put"][:4]
     assert all("application" in key for key in sent)
     runner, store = FaultyRunner(LocalRunner()), FaultyStore(trial.bench.store)
     outcome = trial.bench.back_up(runner=runner, store=store)
