@@ -114,6 +114,9 @@ restore() {
     if [ $# -ne 1 ] || [ ! -e "$1" ]; then say "No backups found in $backups"; exit 1; fi
     tar -C "$backups" -xf "$1"
   fi
+  while read -r key value; do
+    case $key in :backup_id:) id=$value ;; :skipped:) skip=$value ;; esac
+  done <"$backups/backup_information.yml"
   rm -rf "$root/restored"
   mkdir "$root/restored"
   [ "$(cat "$root/opt/gitlab/service/puma")" = down ] || echo 'INSERT' >"$root/restored/written-by-puma"
@@ -123,15 +126,17 @@ restore() {
   say 'Restoring repositories ... '
   for path in $repositories; do
     line restore started "$path"
+    if [ ! -s "$backups/repositories/manifests/default/$path/$id.toml" ]; then
+      line restore skipped "$path"
+      continue
+    fi
     mkdir -p "$root/restored/$path"
     cp "$backups/repositories/default/$path/bundle" "$root/restored/$path/bundle"
     line restore completed "$path"
   done
   say 'Restoring repositories ... done'
   cp "$backups/uploads.tar.gz" "$backups/lfs.tar.gz" "$root/restored"
-  while read -r line; do
-    if [ "$line" = ':skipped:' ]; then clean; fi
-  done <"$backups/backup_information.yml"
+  [ "$skip" = tar ] || clean
   say 'Restore task is done.'
 }
 $word
