@@ -268,6 +268,8 @@ class OssStore:
             raise _network_error(where, error) from error
         except OSError as error:
             raise StoreTransient(f"{where}: {error}") from error
+        except (ValueError, RuntimeError) as error:  # what oss2 raises of headers and XML that it does not know
+            raise StoreError(f"{where}: the answer is not one of OSS: {error}") from error
 
     def head(self, key: str) -> Any:
         return self.call(key, lambda: self.client.head_object(self.prefix + key))

@@ -172,6 +172,25 @@ def test_lifecycle_tells_what_the_bucket_does_to_ours(server: OssServer) -> None
     assert store.lifecycle() == LifecycleEffects(aborts_uploads=True, deletes=("old",))
 
 
+def test_connections_are_kept_and_used_again(server: OssServer) -> None:
+    """As many as there are senders, and the one that reads, completes and looks."""
+    store = server.store(concurrency=8, part_size=MIB)
+    for lap in range(3):
+        store.put(f"{lap}", forward_only(noise(24 * MIB)))
+        with store.open(f"{lap}") as body:
+            assert len(body.read()) == 24 * MIB
+
+    assert server.server.connections <= 9
+
+
+def test_object_without_bytes_has_a_length_of_nothing(server: OssServer) -> None:
+    server.store().put("one", io.BytesIO(b""))
+
+    (put,) = server.requests("PutObject")
+    assert put.request.headers["content-length"] == "0"
+    assert "transfer-encoding" not in put.request.headers
+
+
 @pytest.mark.parametrize(
     ("endpoint", "cname"), [(f"oss-{REGION}-internal.aliyuncs.com", False), (CNAME, True)], ids=["internal", "cname"]
 )

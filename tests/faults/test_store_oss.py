@@ -16,6 +16,7 @@ from drtool.stores.conformance import forward_only
 from drtool.stores.oss import OssStore
 from drtool.stores.retry import Backoff
 from tests.oss_server import BUCKET, REGION, Fault, Identity, OssServer
+from tests.oss_server.answers import xml_answer
 from tests.oss_server.serving import FaultKind
 from tests.oss_server.state import Retention, Upload
 
@@ -130,6 +131,30 @@ def test_object_with_another_checksum_than_its_source_is_no_success(
         store.put("one", forward_only([OLD if call == "PutObject" else NEW]))
 
 
+def test_completion_that_tells_another_checksum_is_no_success(server: OssServer, store: OssStore) -> None:
+    server.add(Fault("wrong checksum", "CompleteMultipartUpload"))
+
+    with pytest.raises(StoreError, match="another checksum"):
+        store.put("one", forward_only([NEW]))
+
+
+def test_object_that_is_shorter_than_what_was_sent_is_no_success(server: OssServer, store: OssStore) -> None:
+    server.add(Fault("altered answer", "HeadObject", status=200, headers={"content-length": "5"}))
+
+    with pytest.raises(StoreError, match="3000 bytes sent, 5 stored"):
+        store.put("one", forward_only([OLD]))
+
+
+def test_redirection_is_not_followed(server: OssServer, store: OssStore) -> None:
+    """A put that is sent elsewhere becomes a get on the way, which some page may well answer with 200."""
+    elsewhere = {"location": f"{server.endpoint}/elsewhere"}
+    server.add(Fault("status", "PutObject", left=1000, status=302, code="Redirect", headers=elsewhere))
+
+    with pytest.raises(StoreError, match="redirects"):
+        store.put("one", forward_only([OLD]))
+    assert len(server.requests()) == 1
+
+
 def test_busy_service_is_asked_again(server: OssServer, store: OssStore) -> None:
     fault = server.add(Fault("status", left=4))
 
@@ -193,6 +218,14 @@ def test_conditional_put_that_was_overtaken_during_its_retry_says_so(server: Oss
 
     assert fault.hits == 1
     assert _stored(server, "one") == OLD
+
+
+def test_writer_who_may_not_look_still_hears_that_there_is_something(server: OssServer, store: OssStore) -> None:
+    store.put("one", io.BytesIO(OLD))
+    server.service.denied.add("HeadObject")
+
+    with pytest.raises(ObjectExists):
+        store.put("one", forward_only([b"another"]), only_if_absent=True)
 
 
 def test_lost_answer_under_a_retention_policy_is_not_taken_for_an_older_object(
@@ -316,7 +349,15 @@ def test_body_that_stalls_is_read_on(server: OssServer) -> None:
     fault = server.add(Fault("slow answer", "GetObject", after=MIB, seconds=1))
 
     assert _read(store, "one") == NEW
-    assert fault.hits == 1
+    assert (fault.hits, len(server.requests("GetObject"))) == (1, 2)
+
+
+def test_body_that_breaks_off_often_but_gets_on_is_read_to_its_end(server: OssServer, store: OssStore) -> None:
+    store.put("one", io.BytesIO(NEW))
+    fault = server.add(Fault("short answer", "GetObject", after=MIB + 1, left=1000))
+
+    assert _read(store, "one") == NEW
+    assert fault.hits > 10
 
 
 @pytest.mark.parametrize("sized", [False, True], ids=["to the end", "exactly its size"])
@@ -370,7 +411,45 @@ def test_range_that_somebody_took_away_is_no_beginning(server: OssServer, store:
         assert body.read() == b""
 
 
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [(200, "bytes 5-2999/3000"), (206, "bytes 4-2999/3000"), (206, "bytes 5-2998/3000"), (206, "bytes */3000")],
+)
+def test_range_other_than_the_one_that_was_asked_for_is_no_beginning(
+    server: OssServer, store: OssStore, status: int, said: str
+) -> None:
+    store.put("one", io.BytesIO(OLD))
+    server.add(Fault("altered answer", "GetObject", status=status, headers={"content-range": said}))
+
+    with pytest.raises(StoreError), store.open("one", start=5) as body:
+        body.read()
+
+
 # Listing
+
+
+def test_listing_that_broke_off_within_its_xml_is_asked_for_again(server: OssServer, store: OssStore) -> None:
+    store.put("one", io.BytesIO(b""))
+    fault = server.add(Fault("damaged answer", "ListObjectsV2", left=2))
+
+    assert [info.key for info in store.list("")] == ["one"]
+    assert fault.hits == 2
+
+
+def test_listing_that_somebody_else_wrote_is_an_error(server: OssServer, store: OssStore) -> None:
+    server.server.last_page = xml_answer("html", [("body", "Please log in to this network.")])
+    server.add(Fault("repeated page", "ListObjectsV2"))
+
+    with pytest.raises(StoreError, match="not one of OSS"):
+        [*store.list("")]
+
+
+def test_listing_that_goes_on_without_getting_on_is_an_error(server: OssServer, store: OssStore) -> None:
+    server.server.last_page = xml_answer("ListBucketResult", [("IsTruncated", "true"), ("NextContinuationToken", "")])
+    server.add(Fault("repeated page", "ListObjectsV2", left=1000))
+
+    with pytest.raises(StoreTransient, match="does not go on"):
+        [*store.list("")]
 
 
 def test_page_that_comes_twice_is_asked_for_again(server: OssServer) -> None:

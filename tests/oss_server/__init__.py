@@ -71,6 +71,7 @@ class OssServer:
         self.server.faults.clear()
         self.server.seen.clear()
         self.server.last_page = None
+        self.server.connections = 0
         self.service.buckets.clear()
         self.service.denied.clear()
         self.service.clock.shift = self.service.skew = timedelta(0)

@@ -25,6 +25,7 @@ from tests.oss_server.service import Service, call_of
 FaultKind = Literal[
     "status", "damaged request", "reset request", "lost answer", "reset answer", "short answer", "late status",
     "wrong checksum", "damaged answer", "slow answer", "lost part", "repeated page", "ignored range",
+    "altered answer",
 ]  # fmt: skip
 
 
@@ -38,6 +39,7 @@ class Fault:
     ``after`` bytes of the body; ``short answer``: an orderly end after as many, with the full Content-Length.
     ``slow answer``: ``seconds`` pass in the middle of the body. ``lost part``: confirmed, and not there later.
     ``repeated page``: the listing before this one again. ``ignored range``: somebody in between took the range away.
+    ``altered answer``: done, and told with another ``status`` and ``headers``.
     """
 
     kind: FaultKind
@@ -73,6 +75,7 @@ class Server(ThreadingHTTPServer):
         self.seen: list[Seen] = []
         self.broken: list[BaseException] = []
         self.last_page: Answer | None = None
+        self.connections = 0
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
 
@@ -92,6 +95,7 @@ class Server(ThreadingHTTPServer):
         except OSError:
             return  # the other side does not trust us, or went away
         self._open.add(connection)
+        self.connections += 1
         try:
             _Handler(connection, client_address, self)
         except (OSError, ValueError):
@@ -198,6 +202,9 @@ class _Handler(BaseHTTPRequestHandler):
             answer.headers["x-oss-hash-crc64ecma"] = str(int(answer.headers["x-oss-hash-crc64ecma"]) ^ 1)
         if answer.body and self.server.due(call, "damaged answer"):
             answer.body = answer.body[:-1] + bytes([answer.body[-1] ^ 1])
+        if fault := self.server.due(call, "altered answer"):
+            answer.status = fault.status
+            answer.headers |= fault.headers
         if call in ("ListObjects", "ListObjectsV2"):
             if self.server.last_page and self.server.due(call, "repeated page"):
                 return self.server.last_page
