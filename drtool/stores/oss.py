@@ -12,11 +12,11 @@ import functools
 import io
 import itertools
 import logging
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeVar, cast
-from urllib.parse import urlsplit
 from xml.etree.ElementTree import ParseError
 
 import oss2
@@ -51,6 +51,7 @@ _CONNECT_TIMEOUT = timedelta(seconds=15)
 _READ_TIMEOUT = timedelta(seconds=60)
 _LONGEST_URL = timedelta(days=7)  # signature version 4 allows no more
 _MOST_DELETED = 1000
+_ENDPOINT = re.compile(r"https?://[\w.-]+(:\d+)?/?\Z", re.ASCII)
 _BROKEN_CONNECTION = (
     requests.ConnectionError,
     requests.Timeout,
@@ -101,9 +102,8 @@ class OssStore:
         if not region or region.startswith("oss-"):
             raise ConfigError(f"oss://{bucket}: the region is written like cn-hangzhou, not {region!r}")
         self.endpoint = endpoint if "://" in endpoint else f"https://{endpoint}"  # oss2 would take http
-        where = urlsplit(self.endpoint)
-        if where.scheme not in ("http", "https") or where.path.strip("/") or where.query:
-            raise ConfigError(f"oss://{bucket}: the endpoint is a host, not {endpoint!r}")  # oss2 would drop the rest
+        if not _ENDPOINT.match(self.endpoint):  # oss2 would drop what it does not understand
+            raise ConfigError(f"oss://{bucket}: the endpoint is a host, with a scheme and a port if need be, no more")
         if ca_bundle and not ca_bundle.exists():
             raise ConfigError(f"oss://{bucket}: there is no ca_bundle {ca_bundle}")
         self.bucket = bucket

@@ -15,8 +15,8 @@ from drtool.errors import BucketMissing, ObjectMissing, StoreAccessDenied, Store
 _MISSING = {"NoSuchKey", "NotFound"}
 _FULL = {"QuotaExceeded", "InsufficientStorage", "BucketStorageCapacityExceeded"}
 _DENIED = {
-    "AccessDenied", "AccessKeyIdAndSecurityTokenNotMatch", "InvalidAccessKeyId", "InvalidSecurityToken",
-    "RequestTimeTooSkewed", "SecurityTokenExpired", "SignatureDoesNotMatch", "UserDisable",
+    "AccessDenied", "AccessKeyIdAndSecurityTokenNotMatch", "InDebt", "InDebtOverdue", "InvalidAccessKeyId",
+    "InvalidSecurityToken", "RequestTimeTooSkewed", "SecurityTokenExpired", "SignatureDoesNotMatch", "UserDisable",
 }  # fmt: skip
 # The allow list of what is worth another try. InvalidDigest: bytes changed on the way, ours are good.
 _TRANSIENT = {"InternalError", "InvalidDigest", "OperationAborted", "RequestTimeout", "ServiceUnavailable"}

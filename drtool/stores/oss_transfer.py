@@ -265,6 +265,8 @@ class Body(io.RawIOBase):
                 return
             raise StoreError(f"{self._store.name}{self._key}: the server ignores where to start reading")
         if not start:
+            if answer.content_length is None:
+                raise StoreError(f"{self._store.name}{self._key}: somebody in between hides how long the object is")
             self._size, self._due_crc = answer.content_length, answer.server_crc
         self._etag = answer.etag
 

@@ -176,9 +176,9 @@ def test_connections_are_kept_and_used_again(server: OssServer) -> None:
     """As many as there are senders, and the one that reads, completes and looks."""
     store = server.store(concurrency=8, part_size=MIB)
     for lap in range(3):
-        store.put(f"{lap}", forward_only(noise(24 * MIB)))
+        store.put(f"{lap}", forward_only(noise(12 * MIB)))
         with store.open(f"{lap}") as body:
-            assert len(body.read()) == 24 * MIB
+            assert len(body.read()) == 12 * MIB
 
     assert server.server.connections <= 9
 

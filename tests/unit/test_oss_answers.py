@@ -50,6 +50,8 @@ from drtool.stores.oss_answers import (
         ("SignatureDoesNotMatch", 403, StoreAccessDenied),
         ("RequestTimeTooSkewed", 403, StoreAccessDenied),
         ("SecurityTokenExpired", 403, StoreAccessDenied),
+        ("InDebt", 403, StoreAccessDenied),
+        ("SecondLevelDomainForbidden", 403, StoreError),
         ("FileImmutable", 409, Retained),
         ("FileAlreadyExists", 409, Refused),
         ("PreconditionFailed", 412, Refused),
