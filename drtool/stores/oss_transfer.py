@@ -88,9 +88,7 @@ class Put:
         md5 = base64.b64encode(hashlib.md5(content, usedforsecurity=False).digest()).decode()
         headers = {**self._new_object, **self._condition, "Content-MD5": md5}
         try:
-            self._call(
-                lambda: self._compare(self._client.put_object(self._name, content or b"", headers=headers), content)
-            )
+            self._call(lambda: self._compare(self._client.put_object(self._name, content, headers=headers), content))
         except (Refused, Retained, StoreTransient) as error:
             self._settle(error)
 
