@@ -343,13 +343,13 @@ def test_body_that_keeps_breaking_off_is_an_error_and_no_end(server: OssServer, 
     assert fault.hits <= 20
 
 
-def test_body_that_stalls_is_read_on(server: OssServer) -> None:
-    store = server.store(prefix=PREFIX, read_timeout=timedelta(seconds=0.2))
+def test_body_that_stalls_is_read_on(server: OssServer, store: OssStore) -> None:
     store.put("one", io.BytesIO(NEW))
-    fault = server.add(Fault("slow answer", "GetObject", after=MIB, seconds=1))
+    fault = server.add(Fault("slow answer", "GetObject", after=MIB, seconds=3))
 
-    assert _read(store, "one") == NEW
-    assert (fault.hits, len(server.requests("GetObject"))) == (1, 2)
+    assert _read(server.store(prefix=PREFIX, read_timeout=timedelta(seconds=0.5)), "one") == NEW
+    assert fault.hits == 1
+    assert len(server.requests("GetObject")) >= 2, "nobody waited for the rest of the first"
 
 
 def test_body_that_breaks_off_often_but_gets_on_is_read_to_its_end(server: OssServer, store: OssStore) -> None:
