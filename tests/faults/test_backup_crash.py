@@ -161,7 +161,7 @@ def test_backup_that_dies_twice_in_its_commit_hurts_no_set(trial: Trial) -> None
 
 def test_interrupted_backup_is_continued_and_sends_no_volume_twice(trial: Trial) -> None:
     broken = FaultyStore(trial.bench.store)
-    broken.fail_at(5, "before", Crash(), method="put")  # four application volumes are through, that of the configuration is next
+    broken.fail_at(5, "before", Crash(), method="put")  # after the application's four volumes
     assert _dies(lambda: trial.bench.back_up(store=broken))
     sent = [call.key for call in broken.calls if call.method == "put"][:4]
     assert all("application" in key for key in sent)

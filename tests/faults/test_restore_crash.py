@@ -167,7 +167,8 @@ def test_restore_that_dies_at_any_line_of_its_journal_converges(onto_data: Trial
 
 
 @pytest.mark.parametrize("error", [StoreFull("the store is full"), StoreTransient("the line is dead")], ids=repr)
-def test_restore_says_what_the_store_said_and_converges(trial: Trial, error: DrtoolError) -> None:
+def test_restore_says_what_the_store_said_and_converges(onto_data: Trial, error: DrtoolError) -> None:
+    trial = onto_data
     for nth in itertools.count(1):
         trial.anew()
         store = FaultyStore(trial.bench.store)
