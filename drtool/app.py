@@ -9,7 +9,17 @@ from pathlib import Path, PurePosixPath
 
 from drtool import backup, restore
 from drtool.catalog import BackupSet, Catalog
-from drtool.config import Config, InstanceTable, LocalStoreTable, S3StoreTable, find_config, read_config, read_secret
+from drtool.config import (
+    AnyStoreTable,
+    Config,
+    InstanceTable,
+    LocalStoreTable,
+    OssStoreTable,
+    S3StoreTable,
+    find_config,
+    read_config,
+    read_secret,
+)
 from drtool.engine import Clock, SystemClock
 from drtool.errors import ConfigError
 from drtool.events import Emit
@@ -42,7 +52,14 @@ class App:
 
     @cached_property
     def catalog(self) -> Catalog:
-        return Catalog(open_store(self.config.store[self.instance.store]), self.instance.name)
+        return self.catalog_on(self.instance.store)
+
+    def catalog_on(self, store: str) -> Catalog:
+        """The instance's sets on any store of the configuration. Raises ConfigError."""
+        if store not in self.config.store:
+            listed = ", ".join(self.config.store)
+            raise ConfigError(f"{self.path}: there is no [store.{store}]", hint=f"There are: {listed}.")
+        return Catalog(open_store(self.config.store[store]), self.instance.name)
 
     @cached_property
     def signer(self) -> Signer | None:
@@ -100,7 +117,7 @@ def load(path: Path | None, instance: str | None, emit: Emit) -> App:
     return App(found, config, config.choose(instance), emit)
 
 
-def open_store(table: LocalStoreTable | S3StoreTable) -> Store:
+def open_store(table: AnyStoreTable) -> Store:
     """Make the adapter for a store's settings. Each imports its SDK only when it is chosen."""
     match table:
         case LocalStoreTable():
@@ -115,14 +132,37 @@ def open_store(table: LocalStoreTable | S3StoreTable) -> Store:
                 prefix=table.prefix,
                 region=table.region,
                 endpoint=table.endpoint,
-                access_key_id=read_secret(table.access_key_id) if table.access_key_id else None,
-                secret_access_key=read_secret(table.secret_access_key) if table.secret_access_key else None,
-                session_token=read_secret(table.session_token) if table.session_token else None,
+                access_key_id=_secret(table.access_key_id),
+                secret_access_key=_secret(table.secret_access_key),
+                session_token=_secret(table.session_token),
                 checksums=table.checksums,
                 path_style=table.path_style,
                 ca_bundle=table.ca_bundle,
                 concurrency=table.concurrency,
             )
+        case OssStoreTable():
+            from drtool.stores.oss import OssStore
+
+            return OssStore(
+                table.bucket,
+                endpoint=table.endpoint,
+                region=table.region,
+                prefix=table.prefix,
+                access_key_id=_secret(table.access_key_id),
+                access_key_secret=_secret(table.access_key_secret),
+                security_token=_secret(table.security_token),
+                ram_role=table.ram_role,
+                cname=table.cname,
+                versioned=table.versioned,
+                worm=table.worm,
+                storage_class=table.storage_class,
+                ca_bundle=table.ca_bundle,
+                concurrency=table.concurrency,
+            )
+
+
+def _secret(reference: str | None) -> str | None:
+    return read_secret(reference) if reference else None
 
 
 def new_token() -> str:

@@ -17,6 +17,7 @@ from drtool import __version__
 if TYPE_CHECKING:
     from drtool.app import App
     from drtool.catalog import BackupSet
+    from drtool.copy import Copied
     from drtool.errors import DrtoolError
     from drtool.ui import Ui
 
@@ -143,8 +144,10 @@ def check(call: _Call, instance: str | None) -> None:
 @_command
 def backup(call: _Call, instance: str | None, dry_run: bool) -> None:
     """Take one complete backup now."""
+    from dataclasses import asdict
+
     from drtool.backup import back_up, preview
-    from drtool.report import backup_text, preview_text
+    from drtool.report import backup_text, copied_text, preview_text
 
     app = call.app(instance)
     order, place = app.backup_order(), app.backup_place()
@@ -153,7 +156,23 @@ def backup(call: _Call, instance: str | None, dry_run: bool) -> None:
         call.ui.result(planned, preview_text(planned))
         return
     outcome = back_up(order, place)
-    call.ui.result(outcome, backup_text(outcome))
+    copies = _copy_to_all(app, outcome.manifest.set_id)
+    call.ui.result({**asdict(outcome), "copies": copies}, "\n".join([backup_text(outcome), *map(copied_text, copies)]))
+
+
+def _copy_to_all(app: App, set_id: str) -> list[Copied]:
+    from drtool.copy import copy as copy_set
+    from drtool.errors import DrtoolError
+
+    copies = []
+    for table in app.instance.copies:
+        try:
+            target = app.catalog_on(table.store)
+            copies.append(copy_set(app.open_set(set_id), target, clock=app.clock, emit=app.emit))
+        except DrtoolError as problem:
+            hint = f"The set itself is complete. `drtool copy {set_id} --to {table.store}` copies it later."
+            raise type(problem)(f"{set_id} has no copy in {table.store}: {problem}", hint=hint) from problem
+    return copies
 
 
 @cli.command("list")
@@ -198,6 +217,23 @@ def verify(call: _Call, set_id: str, level: Literal["present", "digest"], instan
     call.ui.result(verdict, verdict_text(verdict), bad=bool(verdict.problems))
     if verdict.problems:
         sys.exit(SetDamaged.exit_status)
+
+
+@cli.command("copy")
+@click.argument("set_id", metavar="SET")
+@click.option("--to", "store", required=True, help="The name of a store of the configuration.")
+@_INSTANCE
+@_UNSIGNED
+@_command
+def copy_command(call: _Call, set_id: str, store: str, instance: str | None, unsigned: bool) -> None:
+    """Copy a set to another store, as it lies. Needs no private key."""
+    from drtool.copy import copy as copy_set
+    from drtool.report import copied_text
+
+    app = call.app(instance)
+    target = app.catalog_on(store)
+    copied = copy_set(app.open_set(set_id, unsigned=unsigned), target, clock=app.clock, emit=app.emit)
+    call.ui.result(copied, copied_text(copied))
 
 
 @cli.command()

@@ -89,7 +89,43 @@ class S3StoreTable(_Table):
         return self
 
 
-StoreTable = Annotated[LocalStoreTable | S3StoreTable, Field(discriminator="kind")]
+class OssStoreTable(_Table):
+    """Alibaba Cloud OSS, by its own protocol."""
+
+    kind: Literal["oss"]
+    bucket: Annotated[str, Field(min_length=1)]
+    endpoint: str
+    region: str
+    prefix: str = ""
+    access_key_id: SecretReference | None = None
+    access_key_secret: SecretReference | None = None
+    security_token: SecretReference | None = None
+    ram_role: str | None = None
+    cname: bool = False
+    versioned: bool = False
+    worm: bool = False
+    storage_class: Literal["Standard", "IA"] | None = None  # the manifest is read back: a frozen class cannot be
+    ca_bundle: Annotated[Path | None, Field(strict=False)] = None
+    concurrency: Annotated[int, Field(ge=1, le=64)] = 4
+
+    @model_validator(mode="after")
+    def _one_kind_of_credentials(self) -> OssStoreTable:
+        if (self.access_key_id is None) != (self.access_key_secret is None):
+            raise ValueError("access_key_id and access_key_secret come together, or not at all")
+        if self.ram_role and self.access_key_id:
+            raise ValueError("ram_role and access_key_id contradict each other: leave one out")
+        return self
+
+
+AnyStoreTable = LocalStoreTable | S3StoreTable | OssStoreTable
+StoreTable = Annotated[AnyStoreTable, Field(discriminator="kind")]
+_SECRETS_OF_STORES = ("access_key_id", "secret_access_key", "session_token", "access_key_secret", "security_token")
+
+
+class CopyTable(_Table):
+    """Another store that every set is copied to after its backup."""
+
+    store: str
 
 
 class InstanceTable(_Table):
@@ -108,6 +144,7 @@ class InstanceTable(_Table):
     trusted_signers: tuple[str, ...] = Field(default=(), strict=False)
     volume_size: Annotated[Size, Field(ge=_SMALLEST_VOLUME)] = 1 << 30
     volumes_in_flight: Annotated[int, Field(ge=1, le=16)] = 2
+    copies: tuple[CopyTable, ...] = Field(default=(), strict=False)
 
     @model_validator(mode="after")
     def _clear_means_clear(self) -> InstanceTable:
@@ -130,10 +167,12 @@ class Config(_Table):
             if names.count(name) > 1:
                 raise ValueError(f"two instances are named {name!r}")
         for table in self.instance:
-            if table.store not in self.store:
-                raise ValueError(
-                    f"instance {table.name!r} wants store {table.store!r}, there is no [store.{table.store}]"
-                )
+            used = [table.store, *(copied.store for copied in table.copies)]
+            for name in used:
+                if name not in self.store:
+                    raise ValueError(f"instance {table.name!r} wants store {name!r}, there is no [store.{name}]")
+                if used.count(name) > 1:
+                    raise ValueError(f"instance {table.name!r} keeps two copies in store {name!r}")
         return self
 
     def choose(self, name: str | None) -> InstanceTable:
@@ -270,10 +309,10 @@ def _anchor(config: Config, base: Path) -> Config:
     def reference(text: str) -> str:
         return f"file:{base / Path(text[5:]).expanduser()}" if text.startswith("file:") else text
 
-    def store(table: LocalStoreTable | S3StoreTable) -> LocalStoreTable | S3StoreTable:
+    def store(table: AnyStoreTable) -> AnyStoreTable:
         if isinstance(table, LocalStoreTable):
             return table.model_copy(update={"path": absolute(table.path)})
-        secrets = {name: getattr(table, name) for name in ("access_key_id", "secret_access_key", "session_token")}
+        secrets = {name: getattr(table, name, None) for name in _SECRETS_OF_STORES}
         anchored = {name: reference(text) for name, text in secrets.items() if text}
         return table.model_copy(update={"ca_bundle": absolute(table.ca_bundle), **anchored})
 

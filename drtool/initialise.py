@@ -35,6 +35,9 @@ trusted_signers = [{public_key}]
 # volume_size = "1 GiB"
 # volumes_in_flight = 2
 
+# [[instance.copies]]                 # every set is copied to these stores too
+# store = "second"
+
 [store.main]
 {store}
 """
@@ -50,7 +53,14 @@ path = "/srv/gitlab-backups"          # must exist; better on another machine th
 # endpoint = "https://fra1.digitaloceanspaces.com"   # leave out for AWS
 # checksums = "when_required"         # for Spaces and other servers that refuse AWS' newer checksums
 # access_key_id = "env:BACKUP_KEY_ID" # leave both out to use the instance's role
-# secret_access_key = "file:/etc/drtool/secret_access_key\""""
+# secret_access_key = "file:/etc/drtool/secret_access_key"
+
+# kind = "oss"                        # Alibaba Cloud OSS
+# bucket = "my-gitlab-backups"
+# endpoint = "https://oss-cn-hangzhou-internal.aliyuncs.com"
+# region = "cn-hangzhou"
+# ram_role = "gitlab-backup"          # or access_key_id and access_key_secret, as above\
+"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from drtool.backup import Outcome as BackupOutcome
 from drtool.backup import Preview
 from drtool.catalog import Catalog
 from drtool.check import Answer
+from drtool.copy import Copied
 from drtool.core.model import Manifest
 from drtool.core.plan import Send, Step
 from drtool.initialise import Made
@@ -88,6 +89,12 @@ def backup_text(outcome: BackupOutcome) -> str:
     ]
     lines += [f"  {finding.message}" for finding in manifest.findings]
     return "\n".join(lines)
+
+
+def copied_text(copied: Copied) -> str:
+    if not copied.sent:
+        return f"{copied.set_id} is complete in {copied.store}; nothing had to be sent"
+    return f"{copied.set_id} copied to {copied.store}: {copied.sent} volumes, {size_text(copied.bytes_sent)} sent"
 
 
 def list_rows(catalog: Catalog) -> list[Row]:

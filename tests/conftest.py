@@ -7,6 +7,8 @@ from collections.abc import Generator
 
 import pytest
 
+pytest_plugins = ("tests.servers", "tests.oss_server.fixtures")  # one server of a kind serves a whole session
+
 _MISSING = "missing engine"
 
 

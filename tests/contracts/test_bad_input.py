@@ -35,8 +35,6 @@ from tests.playground import Playground, Ran, drtool, lay_out, playground, snaps
 if TYPE_CHECKING:
     from tests.servers import S3Server
 
-pytest_plugins = ("tests.servers",)
-
 
 def here(*arguments: str | Path) -> Ran:
     """Run the console script's function in this process: as ``playground.drtool``, without the start."""
@@ -127,7 +125,7 @@ def test_a_wrong_key_is_named_with_its_file_and_the_reason(plain: Path, old: str
     assert ran.stderr.count(f"{config}: ") == (2 if "bucket" in complaint else 1)  # there the path is wrong, too
 
 
-@pytest.mark.parametrize("name", ["local", "s3"])
+@pytest.mark.parametrize("name", ["local", "s3", "oss"])
 def test_a_store_may_be_named_like_a_kind_and_is_named_in_complaints(plain: Path, name: str) -> None:
     config = edited(plain, ("store.main", f"store.{name}"), ('"main"', f'"{name}"'), ("path = ", "pfad = "))
     assert_refused(here("list", "-c", config), 3, f"{config}: store.{name}.path: is missing")

@@ -29,8 +29,6 @@ from oss2.models import (
 
 from tests.oss_server import ACCESS_KEY_ID, ACCESS_KEY_SECRET, BUCKET, CNAME, REGION, Fault, Identity, OssServer
 
-pytest_plugins = ("tests.oss_server.fixtures",)
-
 KIB = 1 << 10
 PART = 100 * KIB
 LISTING = {"list-type": "2", "encoding-type": "url"}

@@ -25,8 +25,6 @@ from drtool.stores.oss_answers import LifecycleEffects, WormState
 from tests.oss_server import BUCKET, CNAME, REGION, Fault, OssServer
 from tests.oss_server.metadata import ROLE, metadata_service
 
-pytest_plugins = ("tests.oss_server.fixtures",)
-
 MIB = 1 << 20
 BY_NAME: dict[str, Check] = {check.__name__: check for check in CHECKS}
 

@@ -21,8 +21,6 @@ from drtool.stores.oss import OssStore
 from drtool.stores.oss_transfer import CRC
 from tests.oss_server import ACCESS_KEY_ID, ACCESS_KEY_SECRET, BUCKET, REGION, Fault, Identity, OssServer
 
-pytest_plugins = ("tests.oss_server.fixtures",)
-
 MIB = 1 << 20
 BIG = 9 * MIB  # three parts of at most 4 MiB
 TOKEN = "obviously-fake-token"

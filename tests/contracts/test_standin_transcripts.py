@@ -103,8 +103,10 @@ def _expect(number: str, result: Result) -> transcripts.Transcript:
     """Compare status, standard output and standard error with the transcript's."""
     expected = transcripts.transcript(number)
     output = transcripts.normalised(result.stdout.splitlines())
-    assert output == transcripts.normalised(expected.section("standard output"))
-    assert transcripts.errors(result.stderr) == [line for line in expected.section("standard error") if line]
+    wanted = transcripts.normalised(expected.section("standard output"))
+    assert transcripts.comparable(output) == transcripts.comparable(wanted)
+    complaints = [line for line in expected.section("standard error") if line]
+    assert transcripts.comparable(transcripts.errors(result.stderr)) == transcripts.comparable(complaints)
     assert result.status == expected.status
     return expected
 

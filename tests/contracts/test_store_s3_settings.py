@@ -13,7 +13,6 @@ from drtool.stores.conformance import CHECKS, Check, NotApplicable, Subject, for
 if TYPE_CHECKING:
     from tests.servers import S3Server
 
-pytest_plugins = ("tests.servers",)
 pytestmark = pytest.mark.engine("seaweedfs")
 
 MIB = 1 << 20

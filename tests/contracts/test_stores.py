@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from tests.oss_server import OssServer
     from tests.servers import S3Server
 
-pytest_plugins = ("tests.servers", "tests.oss_server.fixtures")
-
 
 def _local(request: pytest.FixtureRequest) -> Subject:
     folder: Path = request.getfixturevalue("tmp_path")

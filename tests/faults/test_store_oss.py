@@ -20,8 +20,6 @@ from tests.oss_server.answers import xml_answer
 from tests.oss_server.serving import FaultKind
 from tests.oss_server.state import Retention, Upload
 
-pytest_plugins = ("tests.oss_server.fixtures",)
-
 MIB = 1 << 20
 BIG = 12 * MIB  # three parts of 4 MiB
 OLD, NEW = b"old" * 1000, bytes(range(256)) * (BIG // 256)

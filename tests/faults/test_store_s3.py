@@ -21,7 +21,6 @@ from tests.proxy import Proxy, proxy_to
 if TYPE_CHECKING:
     from tests.servers import S3Server
 
-pytest_plugins = ("tests.servers",)
 pytestmark = pytest.mark.engine("seaweedfs")
 
 MIB = 1 << 20

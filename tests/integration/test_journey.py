@@ -23,10 +23,10 @@ from drtool.initialise import Made, initialise
 from drtool.restore import Request, carry_out, prepare
 from drtool.ui import Ui
 from drtool.verify import verify
-from tests import sandboxes
-from tests.servers import ACCESS_KEY_ID, BUCKET, SECRET_ACCESS_KEY, S3Server
+from tests import oss_server, sandboxes, servers
+from tests.oss_server import OssServer
+from tests.servers import S3Server
 
-pytest_plugins = ("tests.servers",)
 pytestmark = [pytest.mark.engine("postgresql"), pytest.mark.engine("seaweedfs")]
 
 
@@ -38,26 +38,28 @@ def old_host(tmp_path: Path) -> Iterator[Sandbox]:
         yield sandbox
 
 
-def _configured(directory: Path, server: S3Server, host: Path) -> Made:
+def _table(server: S3Server | OssServer, prefix: str) -> tuple[dict[str, object], str]:
+    """The store's settings as the configuration says them, and the secret that they refer to."""
+    common = {"prefix": prefix, "endpoint": server.endpoint, "access_key_id": "file:key"}
+    if server.ca_bundle:
+        common["ca_bundle"] = str(server.ca_bundle)
+    if isinstance(server, S3Server):
+        s3 = {"kind": "s3", "bucket": servers.BUCKET, "region": "us-east-1", "secret_access_key": "file:secret"}
+        return {**common, **s3}, servers.SECRET_ACCESS_KEY
+    oss = {"kind": "oss", "bucket": oss_server.BUCKET, "region": oss_server.REGION, "access_key_secret": "file:secret"}
+    return {**common, **oss}, oss_server.ACCESS_KEY_SECRET
+
+
+def _configured(directory: Path, server: S3Server | OssServer, host: Path) -> Made:
     """A configuration whose store is a bucket, and whose secrets are references."""
     made = initialise(directory, LocalRunner(), instance="journey", host="test", state=directory / "state", prefix=host)
-    (directory / "secret").write_text(SECRET_ACCESS_KEY)
-    (directory / "secret").chmod(0o600)
-    (directory / "key").write_text(ACCESS_KEY_ID)
-    (directory / "key").chmod(0o600)
+    store, secret = _table(server, f"journey-{directory.parent.name}")
+    key = servers.ACCESS_KEY_ID if isinstance(server, S3Server) else oss_server.ACCESS_KEY_ID
+    for name, content in {"key": key, "secret": secret}.items():
+        (directory / name).write_text(content)
+        (directory / name).chmod(0o600)
     head, _, _ = made.config.read_text().partition("[store.main]")
     head = head.replace('# volume_size = "1 GiB"', 'volume_size = "1 MiB"')
-    store = {
-        "kind": "s3",
-        "bucket": BUCKET,
-        "prefix": f"journey-{directory.parent.name}",
-        "region": "us-east-1",
-        "endpoint": server.endpoint,
-        "access_key_id": "file:key",
-        "secret_access_key": "file:secret",
-    }
-    if server.ca_bundle:
-        store["ca_bundle"] = str(server.ca_bundle)
     lines = "".join(f"{name} = {json.dumps(value)}\n" for name, value in store.items())
     made.config.write_text(f"{head}[store.main]\n{lines}")
     return made
@@ -68,7 +70,7 @@ def _app(made: Made, host: Path) -> App:
     return dataclasses.replace(app, instance=app.instance.model_copy(update={"prefix": host}))
 
 
-@pytest.mark.parametrize("server", ["s3_http", "s3_https"])
+@pytest.mark.parametrize("server", ["s3_http", "s3_https", "oss_http", "oss_https"])
 def test_a_set_in_a_bucket_brings_the_instance_back_on_another_host(
     server: str, request: pytest.FixtureRequest, old_host: Sandbox, tmp_path: Path
 ) -> None:

@@ -12,6 +12,7 @@ from drtool.config import (
     Config,
     InstanceTable,
     LocalStoreTable,
+    OssStoreTable,
     S3StoreTable,
     find_config,
     parse_size,
@@ -77,6 +78,23 @@ def test_every_key_is_read(path: Path) -> None:
         trusted_signers = ["ssh-ed25519 AAAA"]
         volume_size = "512 MiB"
         volumes_in_flight = 4
+        [[instance.copies]]
+        store = "hangzhou"
+        [store.hangzhou]
+        kind = "oss"
+        bucket = "backups"
+        endpoint = "https://oss-cn-hangzhou-internal.aliyuncs.com"
+        region = "cn-hangzhou"
+        prefix = "night"
+        access_key_id = "env:ID"
+        access_key_secret = "file:/secret"
+        security_token = "env:TOKEN"
+        cname = true
+        versioned = true
+        worm = true
+        storage_class = "IA"
+        ca_bundle = "/ca.pem"
+        concurrency = 8
         [store.bucket]
         kind = "s3"
         bucket = "backups"
@@ -100,6 +118,10 @@ def test_every_key_is_read(path: Path) -> None:
     left_at_default = [name for name in InstanceTable.model_fields if name not in config.instance[0].model_fields_set]
     assert left_at_default == []
     assert store.model_fields_set == set(S3StoreTable.model_fields)
+    copied = config.store[config.instance[0].copies[0].store]
+    assert isinstance(copied, OssStoreTable)
+    assert copied.storage_class == "IA"
+    assert copied.model_fields_set == set(OssStoreTable.model_fields) - {"ram_role"}  # it excludes the keys
 
 
 def test_relative_paths_are_meant_from_the_files_own_directory(
@@ -215,7 +237,7 @@ def test_a_bad_file_is_refused_naming_key_and_reason(path: Path, what: str) -> N
     assert FAKE_SECRET not in said
 
 
-@pytest.mark.parametrize("name", ["local", "s3", "store", "kind"])
+@pytest.mark.parametrize("name", ["local", "s3", "oss", "store", "kind"])
 def test_a_store_named_like_a_kind_is_still_named(path: Path, name: str) -> None:
     text = (INSTANCE + S3).replace("main", name) + "speed = 1\n"
     assert complaint(path, text) == f"store.{name}.speed: no such key"
