@@ -34,6 +34,7 @@ from drtool.gitlab.output import (
     read_restore_output,
     read_services,
 )
+from drtool.gitlab.repositories import BundleCheck
 
 _SHOWN = 3
 _TALK_TO_THE_DATABASE = ("puma", "sidekiq")
@@ -102,6 +103,8 @@ class ApplicationJudge:
             return GzipCheck(member.name, dump)
         if member.name.endswith(".tar.gz") and "/" not in member.name:
             return GzipCheck(member.name)
+        if member.name.startswith("repositories/") and member.name.endswith(".bundle"):
+            return BundleCheck(member.name)
         return None
 
     def finish(self, members: Sequence[Member]) -> None:
