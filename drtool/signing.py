@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from drtool.core.command import Command
-from drtool.errors import CommandFailed, ConfigError, SecretExposed, SignatureInvalid
+from drtool.errors import CommandFailed, ConfigError, HostUnfit, SecretExposed, SignatureInvalid
 from drtool.hosts import Runner
 
 NAMESPACE = "drtool"
-_NO_ANSWER = (None, 126, 127, *range(129, 160))  # not started, or ended by a signal; 255 is ssh-keygen's own "no"
+_NOT_INSTALLED = 127
+_NO_ANSWER = (None, 126, *range(129, 160))  # not started, or ended by a signal; 255 is ssh-keygen's own "no"
 _IDENTITY = "drtool-host"  # allowed_signers wants a name per key; trust here is by key, so one name serves all
 
 
@@ -27,13 +28,11 @@ class Signer:
         self._runner = runner
 
     def sign(self, message: bytes) -> bytes:
-        """Return an armored signature. Raises ConfigError (no key), SecretExposed, CommandFailed."""
+        """Return an armored signature. Raises ConfigError (no key), SecretExposed, HostUnfit, CommandFailed."""
         if not self.key.is_file():
             raise ConfigError(f"signing key {self.key} is not there", hint="`drtool init` makes one.")
         refuse_exposed(self.key)
-        return self._runner.run(
-            Command(("ssh-keygen", "-q", "-Y", "sign", "-n", NAMESPACE, "-f", str(self.key))), stdin=message
-        )
+        return _ssh_keygen(self._runner, "-q", "-Y", "sign", "-n", NAMESPACE, "-f", str(self.key), stdin=message)
 
 
 class Verifier:
@@ -60,7 +59,7 @@ class Verifier:
             proof.write_bytes(signature)
             arguments = ("-f", str(signers), "-I", _IDENTITY, "-n", NAMESPACE, "-s", str(proof))
             try:
-                self._runner.run(Command(("ssh-keygen", "-Y", "verify", *arguments)), stdin=message)
+                _ssh_keygen(self._runner, "-Y", "verify", *arguments, stdin=message)
             except CommandFailed as problem:
                 if problem.status in _NO_ANSWER:
                     raise
@@ -74,10 +73,21 @@ def make_key(path: Path, runner: Runner, *, comment: str) -> str:
     """Make an ed25519 key pair at ``path`` and ``path.pub``; return the public line. An existing key is kept."""
     public = path.with_name(path.name + ".pub")
     if not path.exists():
-        runner.run(Command(("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", str(path))))
+        _ssh_keygen(runner, "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", str(path))
     elif not public.exists():  # ssh-keygen writes it second, and may have been killed before
-        public.write_bytes(runner.run(Command(("ssh-keygen", "-y", "-f", str(path)))))
+        public.write_bytes(_ssh_keygen(runner, "-y", "-f", str(path)))
     return public_key(path)
+
+
+def _ssh_keygen(runner: Runner, *arguments: str, stdin: bytes = b"") -> bytes:
+    try:
+        return runner.run(Command(("ssh-keygen", *arguments)), stdin=stdin)
+    except CommandFailed as problem:
+        if problem.status == _NOT_INSTALLED:
+            raise HostUnfit(
+                "ssh-keygen is not installed", hint="Install OpenSSH's client (openssh-client)."
+            ) from problem
+        raise
 
 
 def public_key(path: Path) -> str:

@@ -11,7 +11,7 @@ from typing import BinaryIO
 import pytest
 
 from drtool.core.command import Command
-from drtool.errors import CommandFailed, ConfigError, DrtoolError, SecretExposed, SignatureInvalid
+from drtool.errors import CommandFailed, ConfigError, DrtoolError, HostUnfit, SecretExposed, SignatureInvalid
 from drtool.hosts.local import LocalRunner
 from drtool.signing import NAMESPACE, Signer, Verifier, make_key, public_key, refuse_exposed
 
@@ -134,7 +134,7 @@ def test_a_host_without_ssh_keygen_is_not_called_a_bad_signature(
     key: Path, signature: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(CommandFailed):
+    with pytest.raises(HostUnfit, match="not installed"):
         verify(MESSAGE, signature, public_key(key))
 
 
@@ -233,3 +233,10 @@ def test_a_key_whose_public_half_was_lost_gets_it_back(tmp_path: Path) -> None:
     path.with_name("key.pub").unlink()
     assert make_key(path, LocalRunner(), comment="two").split()[:2] == first.split()[:2]
     assert public_key(path).split()[:2] == first.split()[:2]
+
+
+def test_a_host_without_ssh_keygen_is_told_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(HostUnfit, match="ssh-keygen") as raised:
+        make_key(tmp_path / "key", LocalRunner(), comment="drtool@test")
+    assert "openssh-client" in raised.value.hint
