@@ -305,7 +305,8 @@ class _Run:
     def _created(self) -> Created:
         command = self.order.install.create_backup(self.set_id)
         lines, failure = try_and_collect(self.place.runner, command, "create", self.place.emit)
-        return judge_create(lines, failure, self.set_id)
+        staged = {entry.name for entry in backup_directory(self.order.install, self.place.runner)}
+        return judge_create(lines, failure, self.set_id, staged=staged)
 
     def _application_judge(self) -> ApplicationJudge:
         created = self._entry("created")

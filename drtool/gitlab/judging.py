@@ -51,8 +51,13 @@ class Created:
     findings: tuple[Finding, ...]
 
 
-def judge_create(lines: Sequence[str], failure: CommandFailed | None, backup_id: str) -> Created:
-    """Read GitLab's output of a create run. Raises Busy, or BackupFailed naming the first few problems."""
+def judge_create(
+    lines: Sequence[str], failure: CommandFailed | None, backup_id: str, *, staged: Collection[str]
+) -> Created:
+    """Read GitLab's output of a create run; ``staged`` are the names that then lie in its backup directory.
+
+    Raises Busy, or BackupFailed naming the first few problems.
+    """
     report = read_create_output(lines)
     _refuse_locked(report)
     problems = report.problems()
@@ -60,13 +65,16 @@ def judge_create(lines: Sequence[str], failure: CommandFailed | None, backup_id:
         problems.append(f"GitLab named the backup {report.backup_id}, not {backup_id}")
     if failure and not problems:
         problems.append(str(failure))
+    done = {name for name, state in report.components.items() if state == "done"}
+    repositories = frozenset(repository.key for repository in report.repositories.completed)
+    if "repositories" in done and not repositories:
+        if "repositories" in staged:  # GitLab before 15 names them in other words, which are not understood yet
+            problems.append("it wrote repositories and named none of them")
+        done.remove("repositories")  # there is nothing to put into it, so GitLab 18.9 makes no such directory
+    members = order_members([INFORMATION, *(_MEMBERS[name] for name in done if name in _MEMBERS)])
+    problems += [f"{name} was reported and is not there" for name in members if name not in staged]
     if problems:
         raise BackupFailed(f"GitLab's own backup failed: {_few(problems)}", hint="-v shows all that GitLab printed.")
-    done = {name for name, state in report.components.items() if state == "done"}
-    if not report.repositories.completed:
-        done -= {"repositories"}  # GitLab 18.9 makes no such directory when there is nothing to put into it
-    members = order_members([INFORMATION, *(_MEMBERS[name] for name in done if name in _MEMBERS)])
-    repositories = frozenset(repository.key for repository in report.repositories.completed)
     return Created(tuple(members), repositories, _findings(report.repositories.skipped))
 
 
