@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test clean
+.PHONY: demo test bench clean
 .DEFAULT_GOAL := test
 
 demo: $(VENV)/demo.stamp
@@ -16,6 +16,12 @@ test: $(VENV)/test.stamp
 	$(BIN)/lint-imports
 	$(BIN)/pytest -n auto
 
+# How fast beside other tools: SIZE of staged members (takes seven times that of disk), RUNS of each case.
+RUNS ?= 5
+SIZE ?= 2GiB
+bench: $(VENV)/bench.stamp
+	$(BIN)/python -m benchmarks.throughput --runs $(RUNS) --size $(SIZE)
+
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
@@ -27,6 +33,11 @@ $(VENV)/demo.stamp: pyproject.toml | $(VENV)/bin/python
 $(VENV)/test.stamp: pyproject.toml tests/install-programs | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
 	sh tests/install-programs
+	touch $@
+
+$(VENV)/bench.stamp: pyproject.toml benchmarks/install-peers | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	sh benchmarks/install-peers $(VENV)
 	touch $@
 
 clean:
