@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from drtool import backup, restore
+from drtool.capabilities import Facts, Trial
 from drtool.catalog import BackupSet, Catalog
 from drtool.config import (
     AnyStoreTable,
@@ -16,6 +18,7 @@ from drtool.config import (
     LocalStoreTable,
     OssStoreTable,
     S3StoreTable,
+    SpacesStoreTable,
     find_config,
     read_config,
     read_secret,
@@ -29,6 +32,9 @@ from drtool.installs.omnibus import Omnibus
 from drtool.signing import Signer, Verifier, public_key
 from drtool.stores import Store
 from drtool.streams import parse_identities
+
+_SHORT_PAGE = 7
+_LAST_PART = 64 << 10
 
 
 @dataclass(frozen=True)
@@ -56,10 +62,18 @@ class App:
 
     def catalog_on(self, store: str) -> Catalog:
         """The instance's sets on any store of the configuration. Raises ConfigError."""
+        return Catalog(open_store(self._store_table(store)), self.instance.name)
+
+    def trial_of(self, store: str | None) -> Trial:
+        """What a deep check needs of a store of the configuration (default: the instance's). Raises ConfigError."""
+        table = self._store_table(store or self.instance.store)
+        return _trial(table, Trial(open_store(table, small=True), self.instance.name, self.clock, self.emit))
+
+    def _store_table(self, store: str) -> AnyStoreTable:
         if store not in self.config.store:
             listed = ", ".join(self.config.store)
             raise ConfigError(f"{self.path}: there is no [store.{store}]", hint=f"There are: {listed}.")
-        return Catalog(open_store(self.config.store[store]), self.instance.name)
+        return self.config.store[store]
 
     @cached_property
     def signer(self) -> Signer | None:
@@ -117,16 +131,23 @@ def load(path: Path | None, instance: str | None, emit: Emit) -> App:
     return App(found, config, config.choose(instance), emit)
 
 
-def open_store(table: AnyStoreTable) -> Store:
-    """Make the adapter for a store's settings. Each imports its SDK only when it is chosen."""
+def open_store(table: AnyStoreTable, *, small: bool = False) -> Store:
+    """Make the adapter for a store's settings. Each imports its SDK only when it is chosen.
+
+    ``small``: with the smallest parts and short pages, so that a few bytes and keys make several of them.
+    """
+    sizes: dict[str, Any] = {}
     match table:
         case LocalStoreTable():
             from drtool.stores.local import LocalStore
 
             return LocalStore(table.path)
         case S3StoreTable():
+            from drtool.stores.multipart import SMALLEST_PART
             from drtool.stores.s3 import S3Store
 
+            if small:
+                sizes = {"part_size": SMALLEST_PART, "page_size": _SHORT_PAGE}
             return S3Store(
                 table.bucket,
                 prefix=table.prefix,
@@ -136,13 +157,21 @@ def open_store(table: AnyStoreTable) -> Store:
                 secret_access_key=_secret(table.secret_access_key),
                 session_token=_secret(table.session_token),
                 checksums=table.checksums,
+                conditional_put=table.conditional_put,
+                object_lock=table.object_lock,
                 path_style=table.path_style,
                 ca_bundle=table.ca_bundle,
                 concurrency=table.concurrency,
+                **sizes,
             )
+        case SpacesStoreTable():
+            return open_store(table.as_s3(), small=small)
         case OssStoreTable():
+            from drtool.stores.oss import SMALLEST_PART as SMALLEST_OSS_PART
             from drtool.stores.oss import OssStore
 
+            if small:
+                sizes = {"part_size": SMALLEST_OSS_PART, "page_size": _SHORT_PAGE}
             return OssStore(
                 table.bucket,
                 endpoint=table.endpoint,
@@ -158,7 +187,54 @@ def open_store(table: AnyStoreTable) -> Store:
                 storage_class=table.storage_class,
                 ca_bundle=table.ca_bundle,
                 concurrency=table.concurrency,
+                **sizes,
             )
+
+
+def _trial(table: AnyStoreTable, trial: Trial) -> Trial:
+    """Add to a trial what only this kind of store can be asked."""
+    match table:
+        case LocalStoreTable():
+            return trial
+        case SpacesStoreTable():
+            return _trial(table.as_s3(), trial)
+        case S3StoreTable():
+            from drtool.stores import s3_bucket
+            from drtool.stores.multipart import SMALLEST_PART
+            from drtool.stores.s3 import S3Store
+
+            store = trial.store
+            assert isinstance(store, S3Store)
+            facts = Facts(
+                checksums=table.checksums,
+                versioning=partial(s3_bucket.versioning, store),
+                lock_enabled=partial(s3_bucket.lock_enabled, store),
+                locked_until=partial(s3_bucket.locked_until, store),
+                checksum_kept=partial(s3_bucket.checksum_kept, store),
+            )
+            bolder = None if table.conditional_put else table.model_copy(update={"conditional_put": True})
+            return replace(
+                trial,
+                facts=facts,
+                several_parts=2 * SMALLEST_PART + _LAST_PART,
+                bolder=open_store(bolder) if bolder else None,
+                ca_bundle=table.ca_bundle,
+            )
+        case OssStoreTable():
+            from drtool.stores.oss import SMALLEST_PART as SMALLEST_OSS_PART
+            from drtool.stores.oss import OssStore
+
+            bucket = trial.store
+            assert isinstance(bucket, OssStore)
+            facts = Facts(
+                versioned=table.versioned,
+                worm=table.worm,
+                checksums="CRC-64",
+                versioning=bucket.versioning,
+                worm_state=bucket.worm_state,
+            )
+            several = 2 * SMALLEST_OSS_PART + _LAST_PART
+            return replace(trial, facts=facts, several_parts=several, ca_bundle=table.ca_bundle)
 
 
 def _secret(reference: str | None) -> str | None:

@@ -122,18 +122,32 @@ def init(call: _Call, directory: Path, instance: str, store: Path | None) -> Non
 
 
 @cli.command()
+@click.option("--deep", is_flag=True, help="Try with scratch objects what the store can do. About 20 MB, a minute.")
+@click.option("--store", help="With --deep: which store of the configuration (default: the instance's).")
 @_INSTANCE
 @_command
-def check(call: _Call, instance: str | None) -> None:
-    """Say whether a backup could be taken now. Changes nothing."""
+def check(call: _Call, instance: str | None, deep: bool, store: str | None) -> None:
+    """Say whether a backup could be taken now. Changes nothing, but for --deep."""
     from drtool.check import Subject
     from drtool.check import check as ask
-    from drtool.report import answers_text
+    from drtool.report import answers_text, tried_text
 
+    if store and not deep:
+        raise click.UsageError("--store is for --deep.")
     app = call.app(instance)
+    trial = app.trial_of(store) if deep else None
     answers = ask(Subject(app.backup_order(), app.catalog, app.runner, app.signer, app.verifier, app.config.state_dir))
     errors = [answer.error for answer in answers if answer.error]
-    call.ui.result({"answers": answers}, answers_text(answers), bad=bool(errors))
+    found: dict[str, object] = {"answers": answers}
+    text = answers_text(answers)
+    if trial:
+        from drtool.deep import try_out
+
+        tried = try_out(trial)
+        errors += tried.errors
+        found["deep"] = tried
+        text += f"\n\n{tried_text(tried)}"
+    call.ui.result(found, text, bad=bool(errors))
     if errors:
         sys.exit(errors[0].exit_status)
 

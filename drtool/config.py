@@ -49,6 +49,12 @@ def _check_endpoint(text: str) -> str:
     return text
 
 
+def _check_spaces_region(text: str) -> str:
+    if not re.fullmatch(r"[a-z]{3}[0-9]{1,2}", text):
+        raise ValueError("write the region as in the Space's address, like fra1")
+    return text
+
+
 Size = Annotated[int, BeforeValidator(parse_size)]
 SecretReference = Annotated[str, AfterValidator(_check_reference)]
 _NAME = r"^[a-z0-9][a-z0-9._-]{0,62}$"
@@ -67,7 +73,7 @@ class LocalStoreTable(_Table):
 
 
 class S3StoreTable(_Table):
-    """AWS S3, DigitalOcean Spaces, or anything that speaks S3."""
+    """AWS S3, or anything that speaks S3."""
 
     kind: Literal["s3"]
     bucket: Annotated[str, AfterValidator(_check_bucket)]
@@ -78,6 +84,8 @@ class S3StoreTable(_Table):
     secret_access_key: SecretReference | None = None
     session_token: SecretReference | None = None
     checksums: Literal["when_supported", "when_required"] = "when_supported"
+    conditional_put: bool = True
+    object_lock: Literal["governance", "compliance"] | None = None
     path_style: bool | None = None
     ca_bundle: Annotated[Path | None, Field(strict=False)] = None
     concurrency: Annotated[int, Field(ge=1, le=64)] = 4
@@ -87,6 +95,37 @@ class S3StoreTable(_Table):
         if (self.access_key_id is None) != (self.secret_access_key is None):
             raise ValueError("access_key_id and secret_access_key come together, or not at all")
         return self
+
+
+class SpacesStoreTable(_Table):
+    """DigitalOcean Spaces. Its documentation of 2026 lists neither conditional writes, nor checksums, nor locks."""
+
+    kind: Literal["spaces"]
+    bucket: Annotated[str, AfterValidator(_check_bucket)]
+    region: Annotated[str, AfterValidator(_check_spaces_region)]
+    prefix: str = ""
+    endpoint: Annotated[str, AfterValidator(_check_endpoint)] | None = None
+    access_key_id: SecretReference
+    secret_access_key: SecretReference
+    ca_bundle: Annotated[Path | None, Field(strict=False)] = None
+    concurrency: Annotated[int, Field(ge=1, le=64)] = 4
+
+    def as_s3(self) -> S3StoreTable:
+        """The same in the words of S3, which is what Spaces speaks."""
+        return S3StoreTable(
+            kind="s3",
+            bucket=self.bucket,
+            prefix=self.prefix,
+            region=self.region,
+            endpoint=self.endpoint or f"https://{self.region}.digitaloceanspaces.com",
+            access_key_id=self.access_key_id,
+            secret_access_key=self.secret_access_key,
+            checksums="when_required",
+            conditional_put=False,
+            path_style=True if self.endpoint else None,  # a server of one's own seldom has a name for each bucket
+            ca_bundle=self.ca_bundle,
+            concurrency=self.concurrency,
+        )
 
 
 class OssStoreTable(_Table):
@@ -117,7 +156,7 @@ class OssStoreTable(_Table):
         return self
 
 
-AnyStoreTable = LocalStoreTable | S3StoreTable | OssStoreTable
+AnyStoreTable = LocalStoreTable | S3StoreTable | SpacesStoreTable | OssStoreTable
 StoreTable = Annotated[AnyStoreTable, Field(discriminator="kind")]
 _SECRETS_OF_STORES = ("access_key_id", "secret_access_key", "session_token", "access_key_secret", "security_token")
 

@@ -47,13 +47,20 @@ _EXAMPLE = """\
 kind = "local"
 path = "/srv/gitlab-backups"          # must exist; better on another machine than on another disk
 
-# kind = "s3"                         # AWS S3, DigitalOcean Spaces, anything that speaks S3
+# kind = "s3"                         # AWS S3, anything that speaks S3; then try `drtool check --deep`
 # bucket = "my-gitlab-backups"
 # region = "eu-central-1"
-# endpoint = "https://fra1.digitaloceanspaces.com"   # leave out for AWS
-# checksums = "when_required"         # for Spaces and other servers that refuse AWS' newer checksums
+# endpoint = "https://storage.example.com:9000"      # leave out for AWS
+# checksums = "when_required"         # for servers that refuse AWS' newer checksums
+# conditional_put = false             # for servers that ignore If-None-Match
+# object_lock = "governance"          # or "compliance"; only in a bucket that was made with object lock
 # access_key_id = "env:BACKUP_KEY_ID" # leave both out to use the instance's role
 # secret_access_key = "file:/etc/drtool/secret_access_key"
+
+# kind = "spaces"                     # DigitalOcean Spaces
+# bucket = "my-gitlab-backups"
+# region = "fra1"
+# access_key_id = "env:BACKUP_KEY_ID" # and secret_access_key, as above
 
 # kind = "oss"                        # Alibaba Cloud OSS
 # bucket = "my-gitlab-backups"

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 
 from drtool.backup import Outcome as BackupOutcome
 from drtool.backup import Preview
+from drtool.capabilities import Capability
 from drtool.catalog import Catalog
 from drtool.check import Answer
 from drtool.copy import Copied
 from drtool.core.model import Manifest
 from drtool.core.plan import Send, Step
+from drtool.deep import Report as Tried
 from drtool.initialise import Made
 from drtool.restore import Outcome as RestoreOutcome
 from drtool.restore import Prepared
@@ -69,6 +71,33 @@ def answers_text(answers: Sequence[Answer]) -> str:
     bad = sum(answer.error is not None for answer in answers)
     lines.append(f"{bad} of {len(answers)} not right" if bad else "A backup can be taken.")
     return "\n".join(lines)
+
+
+def tried_text(tried: Tried) -> str:
+    """The table of a deep check, then what to do about it, then which objects it left."""
+    words = {"ok": "ok", "note": "note", "bad": "FAILED", "unknown": "?"}
+    cells = [(words[row.verdict], row.name, row.declared, row.seen) for row in tried.capabilities]
+    lines = [f"{tried.store}, tried below {tried.scratch}", table(cells, ("", "CAPABILITY", "DECLARED", "SEEN"))]
+    lines += [line for row in tried.capabilities for line in _advice(row)]
+    for contract in tried.contracts:
+        if contract.error:
+            lines += [f"{mark('bad')}  {contract.error}", f"        → {contract.error.hint}"]
+    kept = sum(not (contract.error or contract.not_asked) for contract in tried.contracts)
+    lines.append(f"{kept} of {len(tried.contracts)} contracts kept")
+    for contract in tried.contracts:
+        if contract.not_asked:
+            lines.append(f"  not asked: {contract.name.replace('_', ' ')}: {contract.not_asked}")
+    if tried.left:
+        lines.append(f"{mark('warn')}    {len(tried.left)} scratch objects stay below {tried.scratch}")
+        lines.append("        → Nothing else is there: whoever may delete can remove all of it. --json names each key.")
+    return "\n".join(lines)
+
+
+def _advice(row: Capability) -> list[str]:
+    if row.error:
+        lines = [f"{mark('bad')}  {row.name}: {row.error}"]
+        return [*lines, f"        → {row.error.hint}"] if row.error.hint else lines
+    return [f"{mark('warn')}    {row.name}: {row.seen}", f"        → {row.hint}"] if row.hint else []
 
 
 def preview_text(preview: Preview) -> str:

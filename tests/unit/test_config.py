@@ -14,6 +14,7 @@ from drtool.config import (
     LocalStoreTable,
     OssStoreTable,
     S3StoreTable,
+    SpacesStoreTable,
     find_config,
     parse_size,
     read_config,
@@ -23,6 +24,10 @@ from drtool.errors import ConfigError, SecretExposed
 
 INSTANCE = '[[instance]]\nname = "gitlab"\nstore = "main"\n'
 LOCAL = '[store.main]\nkind = "local"\npath = "/srv/backups"\n'
+SPACES = (
+    '[store.main]\nkind = "spaces"\nbucket = "backups"\nregion = "fra1"\n'
+    'access_key_id = "env:ID"\nsecret_access_key = "file:secret"\n'
+)
 S3 = '[store.main]\nkind = "s3"\nbucket = "backups"\n'
 FAKE_SECRET = "not-a-real-secret-0123456789"
 
@@ -105,7 +110,19 @@ def test_every_key_is_read(path: Path) -> None:
         secret_access_key = "file:/secret"
         session_token = "env:TOKEN"
         checksums = "when_required"
+        conditional_put = false
+        object_lock = "governance"
         path_style = true
+        ca_bundle = "/ca.pem"
+        concurrency = 8
+        [store.space]
+        kind = "spaces"
+        bucket = "backups"
+        region = "fra1"
+        prefix = "night"
+        endpoint = "https://storage.example.com:9000"
+        access_key_id = "env:ID"
+        secret_access_key = "file:/secret"
         ca_bundle = "/ca.pem"
         concurrency = 8
         """,
@@ -117,11 +134,34 @@ def test_every_key_is_read(path: Path) -> None:
     assert (store.checksums, store.path_style, store.concurrency) == ("when_required", True, 8)
     left_at_default = [name for name in InstanceTable.model_fields if name not in config.instance[0].model_fields_set]
     assert left_at_default == []
+    assert (store.conditional_put, store.object_lock) == (False, "governance")
     assert store.model_fields_set == set(S3StoreTable.model_fields)
+    assert config.store["space"].model_fields_set == set(SpacesStoreTable.model_fields)
     copied = config.store[config.instance[0].copies[0].store]
     assert isinstance(copied, OssStoreTable)
     assert copied.storage_class == "IA"
     assert copied.model_fields_set == set(OssStoreTable.model_fields) - {"ram_role"}  # it excludes the keys
+
+
+def test_spaces_is_s3_with_its_own_address_and_without_what_it_does_not_promise(path: Path) -> None:
+    space = parse(path, INSTANCE + SPACES).store["main"]
+    assert isinstance(space, SpacesStoreTable)
+    assert space.as_s3() == S3StoreTable(
+        kind="s3",
+        bucket="backups",
+        region="fra1",
+        endpoint="https://fra1.digitaloceanspaces.com",
+        access_key_id="env:ID",
+        secret_access_key=f"file:{path.parent}/secret",
+        checksums="when_required",
+        conditional_put=False,
+    )
+
+
+def test_spaces_names_its_bucket_in_the_path_only_on_another_endpoint(path: Path) -> None:
+    space = parse(path, INSTANCE + SPACES + 'endpoint = "https://127.0.0.1:9000"\n').store["main"]
+    assert isinstance(space, SpacesStoreTable)
+    assert (space.as_s3().endpoint, space.as_s3().path_style) == ("https://127.0.0.1:9000", True)
 
 
 def test_relative_paths_are_meant_from_the_files_own_directory(
@@ -213,6 +253,12 @@ BAD = {
     "a directory without a path": (INSTANCE + '[store.main]\nkind = "local"\n', "store.main.path: is missing"),
     "a bucket without a name": (INSTANCE + '[store.main]\nkind = "s3"\n', "store.main.bucket: is missing"),
     "half a pair of keys": (INSTANCE + S3 + 'access_key_id = "env:ID"\n', "store.main: access_key_id and secret"),
+    "a Space without keys": (
+        INSTANCE + SPACES.replace('access_key_id = "env:ID"', ""),
+        "store.main.access_key_id: is",
+    ),
+    "a Space nowhere": (INSTANCE + SPACES.replace("fra1", "eu-west"), "store.main.region: write the region as in"),
+    "a lock of no kind": (INSTANCE + S3 + "object_lock = true\n", "store.main.object_lock: should be 'governance' or"),
     "a truth for a text": (INSTANCE + S3 + "region = true\n", "store.main.region: should be"),
     "a text for a truth": (INSTANCE + S3 + 'path_style = "yes"\n', "store.main.path_style: should be"),
     "an identity in clear": (
@@ -237,7 +283,7 @@ def test_a_bad_file_is_refused_naming_key_and_reason(path: Path, what: str) -> N
     assert FAKE_SECRET not in said
 
 
-@pytest.mark.parametrize("name", ["local", "s3", "oss", "store", "kind"])
+@pytest.mark.parametrize("name", ["local", "s3", "spaces", "oss", "store", "kind"])
 def test_a_store_named_like_a_kind_is_still_named(path: Path, name: str) -> None:
     text = (INSTANCE + S3).replace("main", name) + "speed = 1\n"
     assert complaint(path, text) == f"store.{name}.speed: no such key"
