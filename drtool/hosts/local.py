@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import io
 import os
+import shutil
 import signal
 import threading
 import time
@@ -322,7 +323,9 @@ def _pipe() -> tuple[int, int]:
 
 
 def _not_started(command: Command, error: OSError) -> CommandFailed:
-    if isinstance(error, FileNotFoundError):
+    # A directory on PATH that we may not enter makes a missing program look like a forbidden one.
+    hidden = isinstance(error, PermissionError) and shutil.which(command.argv[0]) is None and "/" not in command.argv[0]
+    if isinstance(error, FileNotFoundError) or hidden:
         return failure(command, 127, "", why="does not exist (status 127)")
     if isinstance(error, PermissionError):
         return failure(command, 126, "", why="may not be run (status 126)")

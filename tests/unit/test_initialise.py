@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from drtool.config import LocalStoreTable, read_config
-from drtool.errors import CommandFailed, ConfigError, DrtoolError, SealError
+from drtool.errors import ConfigError, HostUnfit, SealError
 from drtool.hosts.local import LocalRunner
 from drtool.initialise import Made, initialise
 from drtool.signing import Signer, Verifier
@@ -149,9 +149,8 @@ def test_a_directory_that_cannot_be_made_is_a_configuration_error(tmp_path: Path
 
 def test_a_host_without_ssh_keygen_gets_no_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(CommandFailed) as caught:
+    with pytest.raises(HostUnfit, match="ssh-keygen is not installed"):
         init(tmp_path / "dr")
-    assert isinstance(caught.value, DrtoolError)
     assert not (tmp_path / "dr/drtool.toml").exists()
 
 
