@@ -139,14 +139,14 @@ def check(call: _Call, instance: str | None, deep: bool, store: str | None) -> N
     answers = ask(Subject(app.backup_order(), app.catalog, app.runner, app.signer, app.verifier, app.config.state_dir))
     errors = [answer.error for answer in answers if answer.error]
     found: dict[str, object] = {"answers": answers}
-    text = answers_text(answers)
     if trial:
         from drtool.deep import try_out
 
-        tried = try_out(trial)
+        tried = found["deep"] = try_out(trial)
         errors += tried.errors
-        found["deep"] = tried
-        text += f"\n\n{tried_text(tried)}"
+        text = f"{answers_text(answers, more_is_wrong=bool(tried.errors))}\n\n{tried_text(tried)}"
+    else:
+        text = answers_text(answers)
     call.ui.result(found, text, bad=bool(errors))
     if errors:
         sys.exit(errors[0].exit_status)

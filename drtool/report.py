@@ -59,7 +59,7 @@ Then:
   drtool backup --config {made.config}"""
 
 
-def answers_text(answers: Sequence[Answer]) -> str:
+def answers_text(answers: Sequence[Answer], *, more_is_wrong: bool = False) -> str:
     lines = []
     for answer in answers:
         if answer.error is None:
@@ -69,7 +69,10 @@ def answers_text(answers: Sequence[Answer]) -> str:
             if answer.error.hint:
                 lines.append(f"        → {answer.error.hint}")
     bad = sum(answer.error is not None for answer in answers)
-    lines.append(f"{bad} of {len(answers)} not right" if bad else "A backup can be taken.")
+    if bad:
+        lines.append(f"{bad} of {len(answers)} not right")
+    elif not more_is_wrong:
+        lines.append("A backup can be taken.")
     return "\n".join(lines)
 
 
@@ -90,6 +93,8 @@ def tried_text(tried: Tried) -> str:
     if tried.left:
         lines.append(f"{mark('warn')}    {len(tried.left)} scratch objects stay below {tried.scratch}")
         lines.append("        → Nothing else is there: whoever may delete can remove all of it. --json names each key.")
+    wrong = len(tried.errors)
+    lines.append(f"{wrong} problems: no store for backups before they are solved." if wrong else "The store will do.")
     return "\n".join(lines)
 
 
