@@ -253,7 +253,7 @@ def test_dead_uploads_of_a_key_are_removed_by_its_next_large_put(
     direct.put("one", forward_only([NEW]))
     assert sorted(_unfinished_uploads(direct)) == ["one", "one-more", "two"], "a young upload may be alive"
 
-    monkeypatch.setattr("drtool.stores.s3._DEAD_AFTER", timedelta(seconds=-5))
+    monkeypatch.setattr("drtool.stores.s3_put._DEAD_AFTER", timedelta(seconds=-5))
     direct.put("one", forward_only([NEW]))
     assert sorted(_unfinished_uploads(direct)) == ["one-more", "two"]
 
