@@ -230,7 +230,11 @@ class BackupSet:
 
         ``read`` raises SetDamaged naming the volume, or IdentityMismatch.
         """
-        return cast(BinaryIO, _ArchiveReader(self._plain_chunks(self.manifest.archive(name), saw)))
+        return self.read_volumes(self.manifest.archive(name), saw)
+
+    def read_volumes(self, archive: Archive, saw: Callable[[int], None] | None = None) -> BinaryIO:
+        """Like ``read_archive``, of an archive with fewer volumes than it has: whoever wants one member needs no more."""
+        return cast(BinaryIO, _ArchiveReader(self._plain_chunks(archive, saw)))
 
     def read_index(self) -> dict[str, list[IndexedMember]]:
         """Where every member lies, per archive."""

@@ -13,6 +13,7 @@
     │   ├── ObjectExists            15   something is there already, and must not be replaced
     │   └── StoreTransient          10   may work in a moment; retried before anybody sees it
     ├── SetMissing                  14   no such backup set
+    │   └── MemberMissing           14   the set does not hold what is wanted of it
     ├── CommandFailed               16   a program on a host ended with an error, or could not be started
     ├── Busy                        17   another run holds the lock
     ├── BackupFailed                18   GitLab's own backup did not produce what it must
@@ -92,6 +93,10 @@ class ObjectExists(StoreError):
 
 class SetMissing(DrtoolError):
     exit_status = 14
+
+
+class MemberMissing(SetMissing):
+    """The set is there, and what is wanted of it is not in it."""
 
 
 class CommandFailed(DrtoolError):

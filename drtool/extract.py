@@ -1,0 +1,271 @@
+"""Take single things out of a set: a member, the database, the configuration, one project as a bundle that git clones.
+
+Only the volumes that hold them are read, and a file gets its name only when every byte of those volumes is proven.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+from drtool.catalog import BackupSet
+from drtool.core.command import Command
+from drtool.core.model import Archive, IndexedMember
+from drtool.engine import Clock, copy_scanned, phase
+from drtool.errors import CommandFailed, ConfigError, DrtoolError, MemberMissing, SetDamaged
+from drtool.events import Emit, Progress
+from drtool.hosts import Runner
+from drtool.installs.omnibus import Omnibus
+from drtool.streams import CHUNK
+
+APPLICATION = "application"
+DATABASE = "db/database.sql.gz"
+_SMALL = 16 << 20  # of a manifest or a list of refs: 100,000 refs are some 10 MB
+
+
+@dataclass(frozen=True)
+class Place:
+    """What extracting works with. ``runner`` is where drtool runs: its git joins the parts of a project."""
+
+    backup_set: BackupSet
+    runner: Runner
+    clock: Clock
+    emit: Emit
+
+
+@dataclass(frozen=True, slots=True)
+class Extracted:
+    """What lies there now; ``volumes`` were read for it, ``size`` in bytes."""
+
+    set_id: str
+    path: Path
+    size: int
+    volumes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Repository:
+    """A repository as GitLab's backup names it: ``relative_path`` ends in ``.git``."""
+
+    storage: str
+    relative_path: str
+
+
+def extract_member(name: str, to: Path, place: Place, *, archive: str = APPLICATION) -> Extracted:
+    """Write one member's data, as it lies in the archive. Raises MemberMissing, SetDamaged, ConfigError."""
+    members = _Members(archive, place)
+    with _phase(f"Extracting {name}", place), new_file(to) as file:
+        members.write({name: file})
+    return _extracted(to, members, place)
+
+
+def extract_config(to: Path, place: Place) -> Extracted:
+    """Unpack the configuration and the secrets into a new directory that only its owner may read."""
+    _refuse_existing(to)
+    archive = place.backup_set.manifest.archive("config")
+    partial = to.with_name(to.name + ".partial")
+    with _phase("Extracting the configuration", place):
+        shutil.rmtree(partial, ignore_errors=True)
+        _make_directory(partial)
+        try:
+            with place.runner.write_to(Omnibus.unpack(PurePosixPath(partial.resolve()))) as sink:
+                for done in copy_scanned(place.backup_set.read_archive("config"), sink, "config"):
+                    place.emit(Progress("extract", done, archive.size))
+            partial.rename(to)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    return Extracted(place.backup_set.manifest.set_id, to, archive.size, len(archive.volumes))
+
+
+def extract_repository(repository: Repository, to: Path, place: Place) -> Extracted:
+    """Write a repository as one bundle that ``git clone`` accepts, its refs exactly those of the backup.
+
+    Raises MemberMissing when the set does not hold it, or when it was empty: an empty repository has no bundle.
+    """
+    members = _Members(APPLICATION, place)
+    with _phase(f"Extracting {repository.relative_path}", place), ExitStack() as stack:
+        steps = members.steps(repository)
+        file = stack.enter_context(new_file(to))
+        if len(steps.bundles) == 1:
+            members.write({steps.bundles[0]: file})
+        else:
+            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="drtool-", dir=to.parent)))
+            _join(steps, members, scratch, place)
+            with (scratch / "joined.bundle").open("rb") as joined:
+                shutil.copyfileobj(joined, file, CHUNK)
+    return _extracted(to, members, place)
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[BinaryIO]:
+    """A file that gets its name only when the block ends well, readable by its owner alone. Raises ConfigError."""
+    _refuse_existing(path)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.rename(path)
+    except OSError as problem:
+        raise DrtoolError(f"{partial}: {problem.strerror}", hint="Make room, or give another place.") from problem
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+# -- members ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Steps:
+    """What a repository's manifest names: its bundles, oldest first, and the refs and HEAD that they end with."""
+
+    bundles: tuple[str, ...]
+    refs: str
+    head: str
+    object_format: str
+
+
+class _Members:
+    """The members of one archive, read volume by volume."""
+
+    def __init__(self, archive: str, place: Place) -> None:
+        self._place = place
+        self._archive = place.backup_set.manifest.archive(archive)
+        self._known = {member.name: member for member in place.backup_set.read_index().get(archive, [])}
+        self.volumes_read: set[str] = set()
+
+    def write(self, wanted: Mapping[str, BinaryIO]) -> None:
+        """Write these members' data. Nothing of it is proven before this returns."""
+        pieces = sorted(((self._find(name), file) for name, file in wanted.items()), key=lambda piece: piece[0].offset)
+        start = 0
+        for volume in self._archive.volumes:
+            end = start + volume.plain_size
+            here = [piece for piece in pieces if piece[0].offset < end and piece[0].offset + piece[0].size > start]
+            if here:
+                self.volumes_read.add(volume.name)
+                self._write_from(self._place.backup_set.read_volumes(self._only(volume.name)), start, here)
+            start = end
+
+    def read(self, name: str) -> bytes:
+        """One small member."""
+        if self._find(name).size > _SMALL:
+            raise SetDamaged(f"{name} has {self._find(name).size} bytes, far too many for what it should be")
+        with tempfile.TemporaryFile() as file:
+            self.write({name: file})
+            file.seek(0)
+            return file.read()
+
+    def steps(self, repository: Repository) -> _Steps:
+        """Read a repository's manifest of this very backup. Raises MemberMissing, SetDamaged."""
+        backup_id = self._place.backup_set.manifest.gitlab.backup_id
+        name = f"repositories/manifests/{repository.storage}/{repository.relative_path}/{backup_id}.toml"
+        try:
+            fields = tomllib.loads(self.read(name).decode())
+            steps = [(step.get("bundle_path", ""), step["ref_path"]) for step in fields["steps"]]
+            bundles = tuple(f"repositories/{bundle}" for bundle, _ in steps if f"repositories/{bundle}" in self._known)
+            head, kind = fields.get("head_reference", ""), fields.get("object_format") or "sha1"
+            found = _Steps(bundles, f"repositories/{steps[-1][1]}", head, kind)
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as problem:
+            raise SetDamaged(f"{name} is no manifest of a repository: {problem!r}") from problem
+        if not bundles:
+            raise MemberMissing(
+                f"{repository.relative_path} was empty when the backup was taken",
+                hint="There is nothing to clone; an earlier set may hold more: `drtool list`.",
+            )
+        return found
+
+    def _find(self, name: str) -> IndexedMember:
+        if name not in self._known:
+            raise MemberMissing(
+                f"{self._place.backup_set.manifest.set_id} holds no {name} in its {self._archive.name} archive",
+                hint="`drtool extract SET --list` names all members.",
+            )
+        return self._known[name]
+
+    def _only(self, name: str) -> Archive:
+        return replace(self._archive, volumes=tuple(volume for volume in self._archive.volumes if volume.name == name))
+
+    def _write_from(self, stream: BinaryIO, position: int, pieces: Sequence[tuple[IndexedMember, BinaryIO]]) -> None:
+        with stream:
+            while chunk := stream.read(CHUNK):
+                for member, file in pieces:
+                    first, last = member.offset - position, member.offset + member.size - position
+                    if last > 0 and first < len(chunk):
+                        file.write(memoryview(chunk)[max(0, first) : last])
+                position += len(chunk)
+                self._place.emit(Progress("extract", position, self._archive.size))
+
+
+# -- a project's parts joined ----------------------------------------------------------------------------------------
+
+
+def _join(steps: _Steps, members: _Members, scratch: Path, place: Place) -> None:
+    """Make one bundle of a full backup's bundle and its increments, in ``scratch``/joined.bundle, by git itself."""
+    repository, joined = scratch / "repository.git", scratch / "joined.bundle"
+    _git(place, "init", "--quiet", "--bare", f"--object-format={steps.object_format}", str(repository))
+    for number, name in enumerate(steps.bundles):
+        bundle = scratch / f"{number}.bundle"
+        with bundle.open("wb") as file:
+            members.write({name: file})
+        _git(place, "-C", str(repository), "fetch", "--quiet", str(bundle), "+refs/*:refs/*")
+        bundle.unlink()
+    refs = _refs(members.read(steps.refs).decode())
+    present = _refs(_git(place, "-C", str(repository), "for-each-ref", "--format=%(objectname) %(refname)").decode())
+    gone = "".join(f"delete {name}\n" for name in present if name not in refs)
+    # A branch that was set back, or deleted, between two backups is not in the increment's bundle.
+    moved = "".join(f"update {name} {target}\n" for name, target in refs.items())
+    _git(place, "-C", str(repository), "update-ref", "--stdin", stdin=(gone + moved).encode())
+    _git(place, "-C", str(repository), "symbolic-ref", "HEAD", steps.head)
+    _git(place, "-C", str(repository), "bundle", "create", "--quiet", str(joined), "--all")
+
+
+def _refs(text: str) -> dict[str, str]:
+    """Read lines of ``<oid> <name>``; HEAD, which Gitaly lists first, is told by the manifest."""
+    pairs = (line.split(" ", 1) for line in text.splitlines() if line)
+    return {name: target for target, name in pairs if name != "HEAD"}
+
+
+def _git(place: Place, *arguments: str, stdin: bytes = b"") -> bytes:
+    try:
+        return place.runner.run(Command(("git", *arguments)), stdin=stdin)
+    except CommandFailed as problem:
+        if problem.status == 127:
+            raise DrtoolError(
+                "git is needed to join a repository's increments, and is not there", hint="Install git."
+            ) from problem
+        raise SetDamaged(f"the repository cannot be put together: {problem}") from problem
+
+
+# -- the rest --------------------------------------------------------------------------------------------------------
+
+
+def _extracted(path: Path, members: _Members, place: Place) -> Extracted:
+    return Extracted(place.backup_set.manifest.set_id, path, path.stat().st_size, len(members.volumes_read))
+
+
+def _refuse_existing(path: Path) -> None:
+    if path.exists() or path.is_symlink():
+        raise ConfigError(f"{path}: is there already", hint="Give another name, or move it away.")
+
+
+def _make_directory(path: Path) -> None:
+    try:
+        path.mkdir(mode=0o700, parents=True)
+    except OSError as problem:
+        raise ConfigError(
+            f"{path}: cannot be made: {problem.strerror}", hint="Give a place you can write to."
+        ) from problem
+
+
+@contextmanager
+def _phase(title: str, place: Place) -> Iterator[None]:
+    with phase("extract", title, place.clock, place.emit):
+        yield
