@@ -27,6 +27,7 @@ from drtool.core.model import (
     SealKind,
     is_set_id,
     new_set_id,
+    verdict_of,
 )
 from drtool.core.versions import package_for
 from drtool.engine import Clock, await_tasks, phase, try_and_collect, unless_locked_out
@@ -377,10 +378,13 @@ class _Run:
             created_at=datetime.fromisoformat(self._entry("begin")["at"]),
             finished_at=self.place.clock.now(),
             gitlab=facts,
-            verdict="amber" if findings else "green",
+            verdict=verdict_of(findings),
             findings=findings,
             archives=archives,
             index=index,
+            census=None,
+            contents=(),
+            secrets=None,
         )
 
     def _entry(self, what: str) -> dict[str, Any]:

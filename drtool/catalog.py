@@ -1,7 +1,7 @@
 """Backup sets on a store. The layout of keys is known here and nowhere else.
 
 <instance>/sets/<set_id>/application-0000.tar.age …  config-0000.tar.age  index.age
-<instance>/sets/<set_id>/manifest.json.sig, then manifest.json: the commit
+<instance>/sets/<set_id>/manifest.json.sig, then manifest.json: the commit; rejected.json(.sig) in its place: a red set
 <instance>/receipts/<run_id>.json and .sig
 """
 
@@ -32,6 +32,8 @@ from drtool.streams import CHUNK, SealBroken, Source, Tap, sealed, unsealed
 
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.json.sig"
+REJECTED = "rejected.json"
+_SIGNATURE = ".sig"
 _SMALL = 64 << 20  # a manifest names volumes, not members: 64 MiB of it would be half a million volumes
 
 
@@ -53,17 +55,30 @@ class Catalog:
 
     def set_ids(self) -> list[str]:
         """Every committed set, oldest first."""
+        return self.recorded()[0]
+
+    def recorded(self) -> tuple[list[str], list[str]]:
+        """Every committed set, and every one that was judged red and is no set; each oldest first."""
         prefix = f"{self.instance}/sets/"
-        parts = (found.key.removeprefix(prefix).split("/") for found in self.store.list(prefix))
-        return sorted(part[0] for part in parts if len(part) == 2 and part[1] == MANIFEST and is_set_id(part[0]))
+        found: dict[str, list[str]] = {MANIFEST: [], REJECTED: []}
+        for info in self.store.list(prefix):
+            set_id, _, name = info.key.removeprefix(prefix).partition("/")
+            if name in found and is_set_id(set_id):
+                found[name].append(set_id)
+        return sorted(found[MANIFEST]), sorted(found[REJECTED])
 
     def resolve(self, text: str) -> str:
-        """Turn ``latest``, a set id or an unambiguous beginning of one into a set id. Raises SetMissing."""
-        known = self.set_ids()
+        """Turn ``latest``, a set id or an unambiguous beginning of one into a set id. Raises SetMissing.
+
+        A red set is found by its whole id alone: nobody takes one by accident.
+        """
+        known, rejected = self.recorded()
         if text == "latest":
             matches = known[-1:]
+        elif text in known or text in rejected:
+            matches = [text]
         else:
-            matches = [text] if text in known else [set_id for set_id in known if text and set_id.startswith(text)]
+            matches = [set_id for set_id in known if text and set_id.startswith(text)]
         if len(matches) == 1:
             return matches[0]
         if matches:
@@ -78,25 +93,41 @@ class Catalog:
     def read_manifest(self, set_id: str, verifier: Verifier | None) -> Manifest:
         """Read a set's manifest and check that it is this set's and signed.
 
-        ``verifier`` of None skips the signature: for listings only, which move no data.
-        Raises SetMissing, SetDamaged, SignatureInvalid, FormatTooNew.
+        ``verifier`` of None skips the signature: for listings only, which move no data. The manifest of a red set
+        says so in its verdict. Raises SetMissing, SetDamaged, SignatureInvalid, FormatTooNew.
         """
-        key = self.key(set_id, MANIFEST)
         try:
-            text = self._read_small(key)
+            return self._read_record(set_id, MANIFEST, verifier)
+        except ObjectMissing:
+            pass
+        try:
+            return self._read_record(set_id, REJECTED, verifier)
         except ObjectMissing as problem:
             raise SetMissing(f"no backup set {set_id} of {self.instance} in {self.store.name}") from problem
+
+    def _read_record(self, set_id: str, name: str, verifier: Verifier | None) -> Manifest:
+        key = self.key(set_id, name)
+        text = self._read_small(key)
         if verifier:
-            verifier.verify(text, self._signature(set_id), source=key)
+            verifier.verify(text, self._signature(key), source=key)
         manifest = parse_manifest(text, source=key)
+        if (manifest.verdict == "red") != (name == REJECTED):
+            raise SetDamaged(f"{key}: is the manifest of a set with the verdict {manifest.verdict}, under a wrong name")
         if (manifest.set_id, manifest.instance) != (set_id, self.instance):
             raise SetDamaged(f"{key}: is the manifest of {manifest.instance}/{manifest.set_id}, put in another's place")
         return manifest
 
     def is_committed(self, set_id: str) -> bool:
         """Tell whether the set's manifest is there, whatever it says."""
+        return self._is_there(self.key(set_id, MANIFEST))
+
+    def is_rejected(self, set_id: str) -> bool:
+        """Tell whether the set was judged red, and a record of that is there."""
+        return self._is_there(self.key(set_id, REJECTED))
+
+    def _is_there(self, key: str) -> bool:
         try:
-            self.store.stat(self.key(set_id, MANIFEST))
+            self.store.stat(key)
         except ObjectMissing:
             return False
         return True
@@ -108,26 +139,31 @@ class Catalog:
 
     def read_commit(self, set_id: str) -> dict[str, bytes]:
         """The manifest and, if there is one, its signature, exactly as they were written."""
-        texts = {MANIFEST: self._read_small(self.key(set_id, MANIFEST))}
+        return self._read_files(set_id, MANIFEST)
+
+    def _read_files(self, set_id: str, name: str) -> dict[str, bytes]:
+        texts = {name: self._read_small(self.key(set_id, name))}
         with suppress(ObjectMissing):
-            texts[SIGNATURE] = self._read_small(self.key(set_id, SIGNATURE))
+            texts[name + _SIGNATURE] = self._read_small(self.key(set_id, name + _SIGNATURE))
         return texts
 
     def commit(self, manifest: Manifest, signer: Signer) -> None:
-        """Make the set exist. Raises StoreError."""
+        """Make the set exist, or, if its verdict is red, keep it under a name that no set has. Raises StoreError."""
         text = render_manifest(manifest)
-        self.put_commit(manifest.set_id, {SIGNATURE: signer.sign(text), MANIFEST: text})
+        name = REJECTED if manifest.verdict == "red" else MANIFEST
+        self.put_commit(manifest.set_id, {name + _SIGNATURE: signer.sign(text), name: text})
 
     def put_commit(self, set_id: str, commit: Mapping[str, bytes]) -> None:
         """Write what ``read_commit`` gives: signature first, manifest last.
 
         Raises StoreError if they read back differently.
         """
-        for name in sorted(commit, key=lambda name: name == MANIFEST):
+        *_, last = names = sorted(commit, key=lambda name: not name.endswith(_SIGNATURE))
+        for name in names:
             self.put_bytes(self.key(set_id, name), commit[name])
-        if self.read_commit(set_id) != commit:
+        if self._read_files(set_id, last) != commit:
             raise StoreError(
-                f"{self.key(set_id, MANIFEST)}: reads back differently from what was written",
+                f"{self.key(set_id, last)}: reads back differently from what was written",
                 hint="The set is not to be trusted. Check the store, then run this again.",
             )
 
@@ -176,8 +212,8 @@ class Catalog:
     def put_bytes(self, key: str, content: bytes) -> None:
         self.store.put(key, io.BytesIO(content), size_hint=len(content))
 
-    def _signature(self, set_id: str) -> bytes:
-        key = self.key(set_id, SIGNATURE)
+    def _signature(self, record: str) -> bytes:
+        key = record + _SIGNATURE
         try:
             return self._read_small(key)
         except ObjectMissing as problem:
@@ -233,7 +269,7 @@ class BackupSet:
         return self.read_volumes(self.manifest.archive(name), saw)
 
     def read_volumes(self, archive: Archive, saw: Callable[[int], None] | None = None) -> BinaryIO:
-        """Like ``read_archive``, of an archive with fewer volumes than it has: whoever wants one member needs no more."""
+        """Like ``read_archive``, for some volumes of an archive: whoever wants one member needs no more."""
         return cast(BinaryIO, _ArchiveReader(self._plain_chunks(archive, saw)))
 
     def read_index(self) -> dict[str, list[IndexedMember]]:

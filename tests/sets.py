@@ -188,6 +188,9 @@ def manifest_of(
         findings=(),
         archives=archives,
         index=index,
+        census=None,
+        contents=(),
+        secrets=None,
     )
 
 

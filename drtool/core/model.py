@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -18,7 +19,9 @@ FORMAT = 1
 """Of the manifest. A reader refuses a greater number: it cannot know what it would overlook."""
 
 SealKind = Literal["age", "none"]
-Verdict = Literal["green", "amber"]
+Severity = Literal["amber", "red"]
+Verdict = Literal["green", "amber", "red"]
+"""Of a set. A red one was never committed: it is kept beside the others, and counts for nothing."""
 
 _SET_ID = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{4}\Z")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}\Z")
@@ -66,11 +69,45 @@ class GitLabFacts:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that does not stop a backup but must not be forgotten. Names no project: manifests are in clear."""
+    """What is wrong with a set, or must not be forgotten. Names no project: manifests are in clear.
+
+    ``amber`` leaves a set that can be restored; ``red`` does not.
+    """
 
     code: str
     message: str
     count: int = 1
+    severity: Severity = "amber"
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """How much there is of something, so that the next set can be held against it: ``uploads``, ``table rows``.
+
+    ``size`` in bytes; 0 where bytes mean nothing.
+    """
+
+    name: str
+    count: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """A keyed digest of one secret, hex: tells whether another secret is the same, and nothing else."""
+
+    name: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class SecretsFacts:
+    """Whether the configuration's secrets open what the database holds encrypted; ``tested`` values were tried."""
+
+    fit: Literal["fits", "does not fit", "could not be tested"]
+    tested: int
+    salt: str
+    fingerprints: tuple[Fingerprint, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +125,9 @@ class Manifest:
     findings: tuple[Finding, ...]
     archives: tuple[Archive, ...]
     index: Archive
+    census: Archive | None
+    contents: tuple[Tally, ...]
+    secrets: SecretsFacts | None
 
     def archive(self, name: str) -> Archive:
         for archive in self.archives:
@@ -97,8 +137,9 @@ class Manifest:
 
     @property
     def volumes(self) -> tuple[Volume, ...]:
-        """All volumes of the set, the index last."""
-        return tuple(volume for archive in (*self.archives, self.index) for volume in archive.volumes)
+        """All volumes of the set, the census and the index last."""
+        kept = (*self.archives, *((self.census,) if self.census else ()), self.index)
+        return tuple(volume for archive in kept for volume in archive.volumes)
 
     @property
     def stored_size(self) -> int:
@@ -112,6 +153,12 @@ class IndexedMember:
     name: str
     offset: int
     size: int
+
+
+def verdict_of(findings: Iterable[Finding]) -> Verdict:
+    """Say what a set is worth: its worst finding decides."""
+    severities = {finding.severity for finding in findings}
+    return "red" if "red" in severities else "amber" if severities else "green"
 
 
 def new_set_id(now: datetime, token: str) -> str:
@@ -182,9 +229,11 @@ def _oddity(manifest: Manifest) -> str | None:
     for field in ("created_at", "finished_at"):
         if getattr(manifest, field).tzinfo is None:
             return f"{field}: has no time zone"
+    if manifest.verdict != verdict_of(manifest.findings):
+        return f"verdict: {manifest.verdict} is not what its findings say"
     names = [archive.name for archive in manifest.archives]
-    for number, archive in enumerate((*manifest.archives, manifest.index)):
-        where = f"archives.{number}" if number < len(names) else "index"
+    beside = [("index", manifest.index)] + ([("census", manifest.census)] if manifest.census else [])
+    for where, archive in [*((f"archives.{number}", found) for number, found in enumerate(manifest.archives)), *beside]:
         if not _NAME.match(archive.name) or names.count(archive.name) > 1:
             return f"{where}.name: {archive.name!r} is no name, or one that another archive has"
         for place, volume in enumerate(archive.volumes):

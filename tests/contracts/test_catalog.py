@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, Literal, cast
 import pytest
 
 from drtool.catalog import MANIFEST, SIGNATURE, BackupSet, Catalog, volume_name
-from drtool.core.model import Archive, IndexedMember, Manifest, render_manifest
+from drtool.core.model import Archive, Finding, IndexedMember, Manifest, render_manifest
 from drtool.errors import (
     FormatTooNew,
     ObjectMissing,
@@ -27,6 +27,7 @@ from drtool.stores.memory import MemoryStore
 from drtool.streams import parse_recipients
 from tests import sets
 
+RED = Finding("dump", "the dump is cut off", severity="red")
 FIRST, SECOND, THIRD = sets.SET_ID, "20260113T101112Z-aaaa", sets.LATER_SET_ID
 
 
@@ -360,3 +361,47 @@ class EndlessBody(io.RawIOBase):
         assert self._store.read < 200 << 20, "would go on for ever"
         self._store.read += size
         return bytes(size)
+
+
+def test_red_set_is_kept_and_is_no_set() -> None:
+    good = sets.commit(MemoryStore())
+    red = replace(good.manifest, set_id=sets.LATER_SET_ID, verdict="red", findings=(RED,))
+    good.catalog.commit(red, good.keys.signer)
+    assert good.catalog.set_ids() == [sets.SET_ID]
+    assert good.catalog.recorded() == ([sets.SET_ID], [sets.LATER_SET_ID])
+    assert good.catalog.resolve("latest") == sets.SET_ID
+    assert not good.catalog.is_committed(sets.LATER_SET_ID)
+    assert good.catalog.is_rejected(sets.LATER_SET_ID)
+    assert good.catalog.read_manifest(sets.LATER_SET_ID, good.keys.verifier) == red
+
+
+def test_red_set_is_found_by_its_whole_name_alone() -> None:
+    good = sets.commit(MemoryStore())
+    good.catalog.commit(
+        replace(good.manifest, set_id=sets.LATER_SET_ID, verdict="red", findings=(RED,)), good.keys.signer
+    )
+    assert good.catalog.resolve(sets.LATER_SET_ID) == sets.LATER_SET_ID
+    with pytest.raises(SetMissing):
+        good.catalog.resolve(sets.LATER_SET_ID[:-2])
+
+
+def test_red_manifest_under_the_name_of_a_commit_is_refused() -> None:
+    good = sets.commit(MemoryStore())
+    catalog, set_id = good.catalog, sets.LATER_SET_ID
+    catalog.commit(replace(good.manifest, set_id=set_id, verdict="red", findings=(RED,)), good.keys.signer)
+    for end in (".sig", ""):
+        text = sets.content(catalog.store, catalog.key(set_id, f"rejected.json{end}"))
+        sets.replace(catalog.store, catalog.key(set_id, f"manifest.json{end}"), text)
+    with pytest.raises(SetDamaged, match="verdict red"):
+        catalog.read_manifest(set_id, good.keys.verifier)
+
+
+def test_green_manifest_is_not_taken_for_a_red_one() -> None:
+    good = sets.commit(MemoryStore())
+    catalog = good.catalog
+    for end in (".sig", ""):
+        key = catalog.key(sets.SET_ID, f"manifest.json{end}")
+        sets.replace(catalog.store, catalog.key(sets.SET_ID, f"rejected.json{end}"), sets.content(catalog.store, key))
+        catalog.store.delete([key])
+    with pytest.raises(SetDamaged, match="wrong name"):
+        catalog.read_manifest(sets.SET_ID, good.keys.verifier)
