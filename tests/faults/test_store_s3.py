@@ -217,11 +217,11 @@ def test_body_that_keeps_breaking_off_is_an_error_and_no_end(store: S3Store, dir
 def test_object_replaced_while_its_body_broke_off_is_an_error(store: S3Store, direct: S3Store, proxy: Proxy) -> None:
     size = 48 * MIB  # far more than the buffers of the sockets between here and the server
     direct.put("one", io.BytesIO(b"o" * size))
+    proxy.cut_answer(b"GET", after=size // 2)
 
     with store.open("one") as body:
         assert body.read(100) == b"o" * 100
         direct.put("one", io.BytesIO(b"n" * size))
-        proxy.cut_answer(b"GET")
         with pytest.raises(StoreError, match="replaced while it was being read"):
             body.read()
 
