@@ -243,6 +243,15 @@ class BackupSet:
     manifest: Manifest
     identities: tuple[object, ...] = ()
 
+    def refuse_red(self) -> None:
+        """Raise SetDamaged if the set was judged red: it is kept to be looked at, not to be relied on."""
+        wrong = [finding.message for finding in self.manifest.findings if finding.severity == "red"]
+        if wrong:
+            raise SetDamaged(
+                f"{self.manifest.set_id} is red, its backup was not complete: {'; '.join(wrong)}",
+                hint="Use another set (`drtool list`); `drtool fetch` brings out what is good of this one.",
+            )
+
     def check_present(self, volume: Volume) -> None:
         """Raise SetDamaged unless the store holds the volume at its full size."""
         key = self.catalog.key(self.manifest.set_id, volume.name)

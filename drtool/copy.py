@@ -32,6 +32,7 @@ def copy(backup_set: BackupSet, to: Catalog, *, clock: Clock, emit: Emit) -> Cop
     and kept if it is intact. A set that is there already, with this very manifest, is left alone. Raises SetDamaged
     naming the volume that is not what the manifest says (nothing is stored under its key then), StoreError.
     """
+    backup_set.refuse_red()
     manifest = backup_set.manifest
     commit = backup_set.catalog.read_commit(manifest.set_id)
     copied = BackupSet(to, manifest)

@@ -132,8 +132,9 @@ def copied_text(copied: Copied) -> str:
 
 
 def list_rows(catalog: Catalog) -> list[Row]:
-    """Read the manifest of every set; one that cannot be read is a row too."""
-    return [_row(catalog, set_id) for set_id in catalog.set_ids()]
+    """Read the manifest of every set, the red ones too; one that cannot be read is a row as well."""
+    committed, rejected = catalog.recorded()
+    return [_row(catalog, set_id) for set_id in sorted({*committed, *rejected})]
 
 
 def list_text(rows: Sequence[Row], instance: str, store: str) -> str:

@@ -107,9 +107,10 @@ class Prepared:
 def prepare(request: Request, place: Place) -> Prepared:
     """Look at the target and decide what to do; nothing is changed, on the target or anywhere else.
 
-    An unfinished run for the same set and host is taken up again. Raises VersionMismatch, TargetHoldsData, HostUnfit,
-    ResumeError.
+    An unfinished run for the same set and host is taken up again. Raises SetDamaged for a red set, VersionMismatch,
+    TargetHoldsData, HostUnfit, ResumeError.
     """
+    place.backup_set.refuse_red()
     manifest = place.backup_set.manifest
     interrupted = _unfinished(request, place)
     target = look(request.install, place.runner)

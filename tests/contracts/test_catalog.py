@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, Literal, cast
 import pytest
 
 from drtool.catalog import MANIFEST, SIGNATURE, BackupSet, Catalog, volume_name
+from drtool.copy import copy
 from drtool.core.model import Archive, Finding, IndexedMember, Manifest, render_manifest
 from drtool.errors import (
     FormatTooNew,
@@ -21,6 +22,7 @@ from drtool.errors import (
     SignatureInvalid,
     StoreError,
 )
+from drtool.events import ignore
 from drtool.stores import ObjectInfo, Store
 from drtool.stores.faults import Crash, FaultyStore
 from drtool.stores.memory import MemoryStore
@@ -405,3 +407,16 @@ def test_green_manifest_is_not_taken_for_a_red_one() -> None:
         catalog.store.delete([key])
     with pytest.raises(SetDamaged, match="wrong name"):
         catalog.read_manifest(sets.SET_ID, good.keys.verifier)
+
+
+def test_red_set_is_neither_restored_nor_copied() -> None:
+    good = sets.commit(MemoryStore())
+    good.catalog.commit(
+        replace(good.manifest, set_id=sets.LATER_SET_ID, verdict="red", findings=(RED,)), good.keys.signer
+    )
+    red = BackupSet(good.catalog, good.catalog.read_manifest(sets.LATER_SET_ID, good.keys.verifier))
+    with pytest.raises(SetDamaged, match="the dump is cut off"):
+        red.refuse_red()
+    with pytest.raises(SetDamaged, match="the dump is cut off"):
+        copy(red, Catalog(MemoryStore(), sets.INSTANCE), clock=sets.StillClock(), emit=ignore)
+    BackupSet(good.catalog, good.manifest).refuse_red()
