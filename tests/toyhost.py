@@ -75,8 +75,12 @@ create() {
   cp -Rp "$root/canned/repositories" "$backups/repositories"
   for path in $repositories; do
     line create started "$path"
-    printf "object_format = 'sha1'\\nhead_reference = 'refs/heads/main'\\n" \\
-      >"$backups/repositories/manifests/default/$path/$id.toml"
+    mkdir "$backups/repositories/default/$path/$id"
+    mv "$backups/repositories/default/$path"/001.* "$backups/repositories/default/$path/$id"
+    {
+      printf "object_format = 'sha1'\\nhead_reference = 'refs/heads/main'\\n\\n[[steps]]\\n"
+      printf "bundle_path = '%s'\\nref_path = '%s'\\n" "default/$path/$id/001.bundle" "default/$path/$id/001.refs"
+    } >"$backups/repositories/manifests/default/$path/$id.toml"
     line create completed "$path"
   done
   say 'Dumping repositories ... done'
@@ -131,7 +135,7 @@ restore() {
       continue
     fi
     mkdir -p "$root/restored/$path"
-    cp "$backups/repositories/default/$path/bundle" "$root/restored/$path/bundle"
+    cp "$backups/repositories/default/$path/$id/001.bundle" "$root/restored/$path/bundle"
     line restore completed "$path"
   done
   say 'Restoring repositories ... done'
@@ -266,7 +270,9 @@ class ToyHost:
         (canned / "db/database.sql.gz").write_bytes(gzip.compress(sql + b"--\n" + end, mtime=0))
         for number, path in enumerate(REPOSITORIES):
             (canned / "repositories/default" / path).mkdir(parents=True)
-            (canned / "repositories/default" / path / "bundle").write_bytes(_noise(number, 9000))
+            bundle, refs = _bundle(_noise(number, 9000))
+            (canned / "repositories/default" / path / "001.bundle").write_bytes(bundle)
+            (canned / "repositories/default" / path / "001.refs").write_bytes(refs)
             (canned / "repositories/manifests/default" / path).mkdir(parents=True)
         for number, name in enumerate(_TARBALLS, len(REPOSITORIES)):
             (canned / f"{name}.tar.gz").write_bytes(gzip.compress(_tar(_noise(number, 11000)), mtime=0))
@@ -372,6 +378,14 @@ def read_members(backup_set: BackupSet, archive: str) -> list[str]:
 
 
 LOOSE = frozenset({INFORMATION, *(component.member for component in COMPONENTS)})
+
+
+def _bundle(noise: bytes) -> tuple[bytes, bytes]:
+    """A bundle as far as its header and its pack's checksum go, and the refs that are in it."""
+    target = hashlib.sha1(noise).hexdigest()
+    refs = f"{target} HEAD\n{target} refs/heads/main\n".encode()
+    pack = b"PACK" + noise
+    return b"# v2 git bundle\n" + refs + b"\n" + pack + hashlib.sha1(pack).digest(), refs
 
 
 def _noise(seed: int, size: int) -> bytes:
