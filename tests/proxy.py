@@ -399,7 +399,10 @@ def proxy_to(port: int) -> Iterator[Proxy]:
     thread.start()
     proxy = Proxy(port, loop)
     try:
-        serving = asyncio.start_server(proxy.serve, "127.0.0.1", 0, limit=1 << 20)
+        # Small buffers: what a client has sent is soon on its way to the server, or held up.
+        listening = socket.create_server(("127.0.0.1", 0))
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _CHUNK)
+        serving = asyncio.start_server(proxy.serve, sock=listening, limit=_CHUNK)
         server = asyncio.run_coroutine_threadsafe(serving, loop).result()
         proxy.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         yield proxy
@@ -415,3 +418,4 @@ async def _stop() -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+    await asyncio.get_running_loop().shutdown_asyncgens()

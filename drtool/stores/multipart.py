@@ -21,6 +21,7 @@ LARGEST_PART = 5 << 30  # S3: 5 GiB, any part
 SMALLEST_PART = 5 * MIB  # S3: 5 MiB, but for the last
 FLAT_PARTS = 64  # 1 GiB at the default size: a volume never sees a part grow
 _READ = MIB
+_SLICE = MIB >> 2
 
 
 class PartSink(Protocol):
@@ -48,6 +49,41 @@ class PartSink(Protocol):
     def abort(self) -> None:
         """Drop every part. No ``send_part`` is running any more; ``start`` may have failed, then do nothing."""
         ...
+
+
+class Slices:
+    """A part for an http client to send: it reads slice by slice, without copying, and may start over.
+
+    Bytes in one piece go into one ``sendall``, whose time limit is for all of them, and the limit is the one for
+    connecting: 16 MiB in 15 seconds, or never (urllib3 2.8 over http; over https likewise). So a backup would fail on
+    every slow line. With slices the limit is for a quarter of a MiB.
+    """
+
+    def __init__(self, content: bytearray) -> None:
+        self._content = memoryview(content)
+        self._position = 0
+
+    def __len__(self) -> int:
+        return len(self._content)
+
+    def read(self, size: int = -1) -> memoryview | bytes:
+        """Return the next slice, whatever ``size`` asks for, or all that is left if it asks for nothing.
+
+        Http clients ask for 16 KiB and send what they get.
+        """
+        if self._position >= len(self._content):
+            return b""
+        end = len(self._content) if size < 0 else self._position + _SLICE
+        found = self._content[self._position : end]
+        self._position += len(found)
+        return found
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self._position = offset + (0, self._position, len(self._content))[whence]
+        return self._position
 
 
 def part_sizes(first: int, size_hint: int | None) -> Iterator[int]:

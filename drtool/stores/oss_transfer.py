@@ -21,6 +21,7 @@ import anycrc
 
 from drtool.errors import ObjectExists, ObjectMissing, StoreError, StoreTransient
 from drtool.stores import ObjectInfo
+from drtool.stores.multipart import Slices
 from drtool.stores.oss_answers import Frozen, PastTheEnd, Refused, Retained, UploadGone, frozen_error
 
 if TYPE_CHECKING:
@@ -88,7 +89,9 @@ class Put:
         md5 = base64.b64encode(hashlib.md5(content, usedforsecurity=False).digest()).decode()
         headers = {**self._new_object, **self._condition, "Content-MD5": md5}
         try:
-            self._call(lambda: self._compare(self._client.put_object(self._name, content, headers=headers), content))
+            self._call(
+                lambda: self._compare(self._client.put_object(self._name, Slices(content), headers=headers), content)
+            )
         except (Refused, Retained, StoreTransient) as error:
             self._settle(error)
 
@@ -100,7 +103,7 @@ class Put:
 
     def send_part(self, number: int, content: bytearray) -> None:
         with self._store.errors(self._key):
-            sent = self._client.upload_part(self._name, self._upload_id, number, content)
+            sent = self._client.upload_part(self._name, self._upload_id, number, Slices(content))
         self._compare(sent, content)
         self._parts[number] = _Part(number, sent.etag)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from drtool.errors import ObjectExists, ObjectMissing, StoreError, StoreTransient
 from drtool.stores import ObjectInfo
+from drtool.stores.multipart import Slices
 from drtool.stores.s3_answers import Refused, UploadGone
 
 if TYPE_CHECKING:
@@ -147,5 +148,5 @@ class Put:
 
 
 def _body(content: bytearray) -> bytes:
-    """Tell the type checker what botocore does: it takes a bytearray as it is, without a copy of the part."""
-    return cast(bytes, content)
+    """Tell the type checker what botocore does: it takes whatever reads and seeks."""
+    return cast(bytes, Slices(content))
