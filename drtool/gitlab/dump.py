@@ -1,4 +1,4 @@
-"""Judge a plain SQL dump of PostgreSQL while it passes: is it whole, and how many rows has each table?
+"""Judge a plain SQL dump of PostgreSQL while it passes: is it whole, how many rows has each table, what is in them?
 
 A dump that died leaves a perfectly valid gzip file (GitLab 18.9 even archives an empty one), so only the dump's own
 last lines prove it. They are looked for outside of table data, which may hold any text.
@@ -7,8 +7,9 @@ last lines prove it. They are looked for outside of table data, which may hold a
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final, Protocol
 
 from drtool.errors import SetDamaged
 
@@ -16,11 +17,32 @@ _HEAD = b"-- PostgreSQL database dump"
 _COMPLETE = b"-- PostgreSQL database dump complete"
 _FROM = b"-- Dumped from database version "
 _BY = b"-- Dumped by pg_dump version "
-_IDENTIFIER = rb'(?:"(?:[^"]|"")+"|[^".( ]+)'
-_TABLE = re.compile(_IDENTIFIER + rb"(?:\." + _IDENTIFIER + rb")?")
+_IDENTIFIER = rb'(?:"(?:[^"]|"")+"|[^".(), ]+)'
+_TABLE = re.compile(rb"(?P<schema>" + _IDENTIFIER + rb"\.)?" + _IDENTIFIER)
+_COLUMN = re.compile(_IDENTIFIER)
+# Before 10.3 and 9.6.8 pg_dump wrote names without their schema, behind a line that says which it is.
+_SEARCH_PATH = re.compile(rb"SET search_path = (" + _IDENTIFIER + rb")(?:, pg_catalog)?;")
 _END_OF_DATA = b"\\.\n"
+_END_LINE = b"\n" + _END_OF_DATA
 # No statement of a schema has lines of this length; what has them is not SQL.
-_LONGEST_LINE = 16 << 20
+_LONGEST_LINE: Final = 16 << 20
+
+_ESCAPES = {b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"v": b"\v"}
+_ESCAPE = re.compile(rb"\\(.)", re.DOTALL)
+
+
+class RowSink(Protocol):
+    """Takes a table's rows as COPY writes them: bytes without the newline, fields between tabs, still escaped."""
+
+    def take(self, rows: Sequence[bytes], /) -> object: ...
+
+
+class RowWatcher(Protocol):
+    """Chooses, table by table, who gets the rows."""
+
+    def begin_table(self, table: str, columns: tuple[str, ...], /) -> RowSink | None:
+        """``table`` is as pg_dump writes it (``public.users``), ``columns`` are in the order of the fields."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,17 +60,20 @@ class DumpSummary:
 
 
 class DumpCheck:
-    """A Sink for plain SQL as pg_dump writes it (13 to 18); ``finish`` says whether it is complete.
+    """A Sink for plain SQL as pg_dump writes it (9.2 to 18); ``finish`` says whether it is complete.
 
-    ``name`` is what error messages call it.
+    ``name`` is what error messages call it. Rows that no watcher wants are only counted, whatever their length.
     """
 
-    def __init__(self, name: str = "the database dump") -> None:
+    def __init__(self, name: str = "the database dump", watchers: Iterable[RowWatcher] = ()) -> None:
         self._name = name
+        self._watchers = tuple(watchers)
         self._size = 0
         self._rest = b""  # the beginning of a line that has not ended yet
+        self._schema = ""
         self._table: str | None = None  # whose data passes
-        self._inside_line = False  # of that data, whose beginning is not kept
+        self._sinks: tuple[RowSink, ...] = ()
+        self._inside_line = False  # of data that nobody watches, whose beginning is not kept
         self._tables: dict[str, int] = {}
         self._begun = False
         self._complete = False
@@ -62,7 +87,12 @@ class DumpCheck:
         self._rest = b""
         at = 0
         while at < len(block):
-            at = self._read_rows(block, at) if self._table is not None else self._read_statements(block, at)
+            if self._table is None:
+                at = self._read_statements(block, at)
+            elif self._sinks:
+                at = self._show_rows(block, at)
+            else:
+                at = self._count_rows(block, at)
 
     def close(self) -> None:
         """Nothing is decided yet: ``finish`` does."""
@@ -82,23 +112,49 @@ class DumpCheck:
             raise SetDamaged(f"{self._name} breaks off: \\unrestrict is missing or not that of \\restrict")
         return DumpSummary(self._versions.get(_FROM, ""), self._versions.get(_BY, ""), dict(self._tables), self._size)
 
-    def _read_rows(self, block: bytes, at: int) -> int:
+    # -- rows ----------------------------------------------------------------------------------------------------
+
+    def _count_rows(self, block: bytes, at: int) -> int:
         """Count rows up to the end of the data, or of the block; return where to go on."""
         assert self._table is not None
         if not self._inside_line and block.startswith(_END_OF_DATA, at):
             self._table = None
             return at + len(_END_OF_DATA)
-        end = block.find(b"\n" + _END_OF_DATA, at)
-        if end >= 0:
+        # Most blocks hold no end, and looking from behind finds that out twice as fast.
+        if block.rfind(_END_LINE, at) >= 0:
+            end = block.find(_END_LINE, at)
             self._tables[self._table] += block.count(b"\n", at, end + 1)
             self._table, self._inside_line = None, False
-            return end + 1 + len(_END_OF_DATA)
+            return end + len(_END_LINE)
         self._tables[self._table] += block.count(b"\n", at)
         last = block.rfind(b"\n", at)
         begun = block[max(last + 1, at) :] if last >= 0 or not self._inside_line else b"-"
         self._inside_line = not _END_OF_DATA.startswith(begun)
         self._rest = b"" if self._inside_line else begun
         return len(block)
+
+    def _show_rows(self, block: bytes, at: int) -> int:
+        """Pass on whole rows up to the end of the data, or of the block; return where to go on."""
+        if block.startswith(_END_OF_DATA, at):
+            self._table, self._sinks = None, ()
+            return at + len(_END_OF_DATA)
+        end = block.find(_END_LINE, at)
+        stop = (end if end >= 0 else block.rfind(b"\n", at)) + 1
+        if stop:
+            self._show(block[at : stop - 1].split(b"\n"))
+        if end >= 0:
+            self._table, self._sinks = None, ()
+            return end + len(_END_LINE)
+        self._rest = block[stop or at :]
+        return len(block)
+
+    def _show(self, rows: list[bytes]) -> None:
+        assert self._table is not None
+        self._tables[self._table] += len(rows)
+        for sink in self._sinks:
+            sink.take(rows)
+
+    # -- statements ----------------------------------------------------------------------------------------------
 
     def _read_statements(self, block: bytes, at: int) -> int:
         """Read lines up to the next table's data, or to the end of the block; return where to go on."""
@@ -124,15 +180,42 @@ class DumpCheck:
 
     def _read_statement(self, line: bytes) -> None:
         if line.startswith(b"COPY ") and line.endswith(b" FROM stdin;"):
-            # Whatever stands between: rows that were taken for statements could forge the end of the dump.
-            found = _TABLE.match(line, len(b"COPY "))
-            self._table = (found[0] if found else line).decode("utf-8", "replace")
-            self._tables.setdefault(self._table, 0)
+            self._begin_table(line)
         elif line == _HEAD:
             self._begun = True
         elif line.startswith(b"\\restrict "):
             self._restricted = line.split(b" ", 1)[1]
+        elif found := _SEARCH_PATH.fullmatch(line):
+            self._schema = found[1].decode("utf-8", "replace") + "."
         else:
             for words in (_FROM, _BY):
                 if line.startswith(words):
                     self._versions.setdefault(words, line[len(words) :].decode("utf-8", "replace"))
+
+    def _begin_table(self, line: bytes) -> None:
+        # Whatever stands between: rows that were taken for statements could forge the end of the dump.
+        found = _TABLE.match(line, len(b"COPY "))
+        name = (found[0] if found else line).decode("utf-8", "replace")
+        if found and not found["schema"]:
+            name = self._schema + name
+        self._table = name
+        self._tables.setdefault(name, 0)
+        columns = _columns(line[found.end() :]) if found else ()
+        chosen = (watcher.begin_table(name, columns) for watcher in self._watchers)
+        self._sinks = tuple(sink for sink in chosen if sink is not None)
+
+
+def read_field(field: bytes) -> bytes | None:
+    """Undo what COPY did to one field; None for NULL."""
+    if field == b"\\N":
+        return None
+    return _ESCAPE.sub(lambda found: _ESCAPES.get(found[1], found[1]), field) if b"\\" in field else field
+
+
+def _columns(text: bytes) -> tuple[str, ...]:
+    """Read ``(a, "b c") FROM stdin;``; a table without columns has no list."""
+    inner = text.strip().removesuffix(b"FROM stdin;").strip()
+    if not inner.startswith(b"("):
+        return ()
+    names = (found.decode("utf-8", "replace") for found in _COLUMN.findall(inner[1:-1]))
+    return tuple(name[1:-1].replace('""', '"') if name.startswith('"') else name for name in names)
