@@ -59,6 +59,7 @@ class S3Server:
         checksums: Literal["when_supported", "when_required"] = "when_supported",
         conditional_put: bool = True,
         object_lock: Literal["governance", "compliance"] | None = None,
+        read_timeout: timedelta = timedelta(seconds=10),
     ) -> S3Store:
         """A store on this server with the smallest parts that S3 allows."""
         return S3Store(
@@ -75,7 +76,7 @@ class S3Server:
             checksums=checksums,
             conditional_put=conditional_put,
             object_lock=object_lock,
-            read_timeout=timedelta(seconds=10),
+            read_timeout=read_timeout,
         )
 
 
@@ -187,16 +188,16 @@ class Authority:
     bundle: Path
 
 
-def make_authority(folder: Path) -> Authority:
-    """Make a throwaway certificate authority and a server certificate for 127.0.0.1 and localhost."""
+def make_authority(folder: Path, *, days: int = 1) -> Authority:
+    """Make a throwaway certificate authority, and a certificate for 127.0.0.1 and localhost that lasts for ``days``."""
     root_key, server_key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     root_name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "throwaway authority of a test")])
     names = x509.SubjectAlternativeName([x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
     base = (
         x509.CertificateBuilder()
         .issuer_name(root_name)
-        .not_valid_before(datetime.now(UTC) - timedelta(hours=1))
-        .not_valid_after(datetime.now(UTC) + timedelta(days=1))
+        .not_valid_before(datetime.now(UTC) - timedelta(days=2))
+        .not_valid_after(datetime.now(UTC) + timedelta(days=days))
     )
     root = (
         base.subject_name(root_name)

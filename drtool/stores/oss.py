@@ -7,6 +7,7 @@ them in Python where no compiler was at hand (5 MB/s).
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import functools
 import io
@@ -27,6 +28,7 @@ from oss2.models import RestoreConfiguration
 
 from drtool.errors import ConfigError, ObjectMissing, StoreAccessDenied, StoreError, StoreTransient
 from drtool.stores import Capabilities, ObjectInfo
+from drtool.stores.endpoint import connection_error, web_page
 from drtool.stores.keys import check_key, check_lock, check_prefix, check_start, is_key
 from drtool.stores.multipart import PART_SIZE, upload
 from drtool.stores.oss_answers import (
@@ -34,6 +36,7 @@ from drtool.stores.oss_answers import (
     LifecycleEffects,
     NotSet,
     WormState,
+    denied_action,
     error_from_answer,
     lifecycle_effects,
     thaw_state,
@@ -252,12 +255,16 @@ class OssStore:
         try:
             yield
         except oss2.exceptions.RequestError as error:
-            raise _network_error(where, error.exception) from error.exception
+            raise self._network_error(where, error.exception) from error.exception
         except oss2.exceptions.ServerError as error:
-            delayed = "x-oss-qos-delay-time" in error.headers
             # Without its cause: OSS repeats what was signed, and a session token is part of that.
             raise error_from_answer(
-                where, error.status, error.details, request_id=error.request_id, delayed=delayed
+                where,
+                error.status,
+                error.details,
+                request_id=error.request_id,
+                headers=error.headers,
+                action=denied_action(_told(error)),
             ) from None
         except oss2.exceptions.OssError as error:
             kind = StoreAccessDenied if "access key" in str(error.body).lower() else StoreError
@@ -265,14 +272,25 @@ class OssStore:
         except ParseError as error:
             raise StoreTransient(f"{where}: the answer broke off: {error}") from error
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-            raise _network_error(where, error) from error
+            raise self._network_error(where, error) from error
         except OSError as error:
             raise StoreTransient(f"{where}: {error}") from error
         except (ValueError, RuntimeError) as error:  # what oss2 raises of headers and XML that it does not know
+            if str(error).endswith("under html"):
+                raise web_page(where, 200) from error
             raise StoreError(f"{where}: the answer is not one of OSS: {error}") from error
 
+    def _network_error(self, where: str, error: Exception) -> StoreError:
+        found = connection_error(where, self.endpoint, error)
+        if isinstance(found, StoreTransient) and not isinstance(error, _BROKEN_CONNECTION):
+            return StoreError(f"{where}: {error}")  # a redirection, a header that is none: no network does that
+        return found
+
     def head(self, key: str) -> Any:
-        return self.call(key, lambda: self.client.head_object(self.prefix + key))
+        found = self.call(key, lambda: self.client.head_object(self.prefix + key))
+        if not found.etag:
+            raise web_page(f"{self.name}{key} at {self.endpoint}", found.status)
+        return found
 
     def doubt(self, key: str, etag: str) -> StoreError:
         """What it means that an object's bytes do not fit its checksum: the network's fault once, not twice."""
@@ -344,8 +362,8 @@ def _keep_tokens_out_of_logs() -> None:
         logger.setLevel(max(logger.level, level))
 
 
-def _network_error(where: str, error: Exception) -> StoreError:
-    if "CERTIFICATE_VERIFY_FAILED" in str(error):
-        return StoreError(f"{where}: the server's certificate is not trusted", hint="Set ca_bundle to its authority.")
-    kind = StoreTransient if isinstance(error, _BROKEN_CONNECTION) else StoreError
-    return kind(f"{where}: {error}")
+def _told(error: Any) -> str:
+    """The XML of a refusal: where a call has no body, OSS puts it into a header."""
+    with contextlib.suppress(ValueError):
+        return base64.b64decode(error.headers.get("x-oss-err", "")).decode(errors="replace") or str(error.body)
+    return str(error.body)

@@ -5,12 +5,15 @@ Codes and their statuses: Alibaba's tables of 2025, and what oss2 2.19.1 has cla
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from typing import Any, Literal
 
 from drtool.errors import BucketMissing, ObjectMissing, StoreAccessDenied, StoreError, StoreFull, StoreTransient
+from drtool.stores.endpoint import is_web_page, skew_hint, web_page
 
 _MISSING = {"NoSuchKey", "NotFound"}
 _FULL = {"QuotaExceeded", "InsufficientStorage", "BucketStorageCapacityExceeded"}
@@ -24,18 +27,21 @@ _TRANSIENT_STATUS = {408, 429, 500, 502, 503, 504}
 _ADVICE = {
     "InDebt": "The account is overdue: pay its bill.",
     "InDebtOverdue": "The account is overdue: pay its bill.",
-    "InvalidAccessKeyId": "OSS does not know this access key id, or it belongs to a role and came without its token.",
-    "InvalidSecurityToken": "The security token does not belong to the access key id.",
+    "InvalidAccessKeyId": "Correct access_key_id in drtool.toml: OSS does not know it, or it belongs to a role and "
+    "came without its security_token.",
+    "InvalidSecurityToken": "Correct security_token in drtool.toml: it does not belong to the access key id.",
     "PublicEndpointForbidden": "Accounts made since 2025-03-20 may not read or write through public endpoints of the "
     "mainland: use the internal endpoint, or a CNAME of your own with cname = true.",
     "RequestTimeTooSkewed": "Set this host's clock: more than 15 minutes off, and nothing is taken.",
     "SecondLevelDomainForbidden": "Set the endpoint without the bucket's name, or cname = true for a name of your own.",
-    "SecurityTokenExpired": "The security token has expired: fetch a new one.",
-    "SignatureDoesNotMatch": "The secret does not belong to the access key id.",
+    "SecurityTokenExpired": "The security token has expired: fetch a new one, or set ram_role instead.",
+    "SignatureDoesNotMatch": "Correct access_key_secret in drtool.toml: it does not belong to the access key id.",
     "UserDisable": "The account is disabled or overdue.",
 }
 FROZEN_FOR = {"Archive": "about a minute", "ColdArchive": "one to five hours", "DeepColdArchive": "12 to 48 hours"}
 _LAPSES_AFTER = timedelta(hours=24)
+_ACTION = re.compile(r"<AuthAction>([\w:*]+)</AuthAction>")
+_REGION = re.compile(r"oss-([a-z]+-[a-z0-9-]+?)(-internal)?\.aliyuncs\.com\Z")
 
 
 class Refused(StoreError):
@@ -71,7 +77,7 @@ _BY_CODE: dict[str, tuple[type[StoreError], str]] = {
     "FileImmutable": (Retained, "The bucket's retention policy protects this object until its days are over."),
     "InvalidObjectState": (Frozen, "Thaw the object, wait, and read it then."),
     "InvalidRange": (PastTheEnd, ""),
-    "NoSuchBucket": (BucketMissing, "Make the bucket, or correct its name, region or endpoint."),
+    "NoSuchBucket": (BucketMissing, "Make the bucket, or correct bucket, region or endpoint in drtool.toml."),
     "NoSuchLifecycle": (NotSet, ""),
     "NoSuchUpload": (UploadGone, "A rule of the bucket, or somebody, removed the unfinished upload."),
     "NoSuchWORMConfiguration": (NotSet, ""),
@@ -81,12 +87,22 @@ _BY_CODE: dict[str, tuple[type[StoreError], str]] = {
 
 
 def error_from_answer(
-    where: str, status: int, details: Mapping[str, str], *, request_id: str = "", delayed: bool = False
+    where: str,
+    status: int,
+    details: Mapping[str, str],
+    *,
+    request_id: str = "",
+    headers: Mapping[str, str] | None = None,
+    action: str = "",
+    now: datetime | None = None,
 ) -> StoreError:
     """Name the error that an answer stands for: by its code, and by the status if the code says nothing.
 
-    ``details``: the fields of its XML. ``delayed``: it had x-oss-qos-delay-time, so the service is throttling us.
+    ``details``: the fields of its XML. ``action``: what OSS says that a policy would have to allow. ``now``: what this
+    host's clock says.
     """
+    headers = headers or {}
+    delayed = "x-oss-qos-delay-time" in headers  # the service is throttling us
     code, said = details.get("Code") or "", (details.get("Message") or "")[:200]
     text = f"{where}: {code or status}: {said}" + (f" (request {request_id})" if request_id else "")
     hint = _ADVICE.get(code, "")
@@ -97,17 +113,48 @@ def error_from_answer(
         return StoreFull(text, hint="Make room, or raise the quota.")
     if code in _TRANSIENT or status in _TRANSIENT_STATUS or delayed:
         return StoreTransient(text)
+    if is_web_page(headers, signed_by=("x-oss-request-id",)):
+        return web_page(where, status)
     if code in _MISSING or (status == 404 and not code):
         return ObjectMissing(text)
     if status in (412, 416):
         return (Refused if status == 412 else PastTheEnd)(text)
     if "signing region" in said:
-        return StoreAccessDenied(text, hint="Set the bucket's region, like cn-hangzhou.")
+        return StoreAccessDenied(text, hint="Correct region in drtool.toml: that of the bucket, like cn-hangzhou.")
     if endpoint := details.get("Endpoint"):
-        return StoreAccessDenied(text, hint=f"The bucket is elsewhere: its endpoint is {endpoint}.")
+        return StoreAccessDenied(text, hint=_elsewhere(endpoint))
+    if code == "RequestTimeTooSkewed" and (theirs := _server_time(details, headers)):
+        return StoreAccessDenied(text, hint=skew_hint(now or datetime.now(UTC), theirs))
     if code in _DENIED or (status in (401, 403) and code not in _ADVICE):
-        return StoreAccessDenied(text, hint=hint or "Check the credentials, and what their policy allows.")
+        return StoreAccessDenied(text, hint=hint or _allow(action))
     return StoreError(text, hint=hint)
+
+
+def denied_action(body: str) -> str:
+    """The action that a policy does not allow, if the answer names it: oss2 does not read that far into it."""
+    found = _ACTION.search(body)
+    return found[1] if found else ""
+
+
+def _allow(action: str) -> str:
+    if not action:
+        return "Check the credentials, and what their policy and the bucket's allow."
+    return f"Let the policy of these credentials, and the bucket's, allow {action}."
+
+
+def _elsewhere(endpoint: str) -> str:
+    region = _REGION.search(endpoint)
+    settings = f'endpoint = "{endpoint}"' + (f' and region = "{region[1]}"' if region else "")
+    return f"The bucket is elsewhere: set {settings} in drtool.toml."
+
+
+def _server_time(details: Mapping[str, str], headers: Mapping[str, str]) -> datetime | None:
+    try:
+        if "ServerTime" in details:
+            return datetime.fromisoformat(details["ServerTime"]).astimezone(UTC)
+        return parsedate_to_datetime(headers["Date"])
+    except (KeyError, ValueError):
+        return None
 
 
 # Frozen objects
@@ -133,8 +180,13 @@ def frozen_error(where: str, headers: Mapping[str, str]) -> StoreError:
     storage_class = headers.get("x-oss-storage-class", "")
     usual = FROZEN_FOR.get(storage_class, "up to 48 hours")
     if thaw_state(headers) == "thawing":
-        return Frozen(f"{where} is being thawed from {storage_class}", hint=f"Wait: that takes {usual}.")
-    return Frozen(f"{where} is frozen in {storage_class}", hint=f"Thaw it, and wait: that takes {usual}.")
+        return Frozen(
+            f"{where} is being thawed from {storage_class}", hint=f"Wait, and run this again: that takes {usual}."
+        )
+    return Frozen(
+        f"{where} is frozen in {storage_class}",
+        hint=f"Have it thawed (`ossutil restore`), wait, and run this again: that takes {usual}.",
+    )
 
 
 # Settings of the bucket

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -21,6 +22,7 @@ from botocore.parsers import ResponseParserError
 
 from drtool.errors import ConfigError, ObjectMissing, StoreAccessDenied, StoreError, StoreTransient
 from drtool.stores import Capabilities, ObjectInfo
+from drtool.stores.endpoint import connection_error, web_page
 from drtool.stores.keys import check_key, check_lock, check_prefix, check_start, is_key
 from drtool.stores.multipart import PART_SIZE, SMALLEST_PART, upload
 from drtool.stores.retry import Backoff
@@ -38,13 +40,13 @@ T = TypeVar("T")
 _CONNECT_TIMEOUT = timedelta(seconds=15)
 _READ_TIMEOUT = timedelta(seconds=60)
 _LONGEST_URL = timedelta(days=7)  # signature version 4 allows no more
+_HTML = re.compile(r"<!doctype html|<html", re.IGNORECASE)
 _RESUMES = 5
 _PROGRESS = 1 << 20
 _BROKEN_CONNECTION = (
     boto.HTTPClientError,
     boto.ConnectionError,
     boto.IncompleteReadError,
-    ResponseParserError,  # the answer's XML broke off
     urllib3.exceptions.HTTPError,
     OSError,
 )
@@ -121,6 +123,7 @@ class S3Store:
             )
         except (boto.BotoCoreError, ValueError) as error:
             raise ConfigError(f"s3://{bucket}: {error}") from error
+        self.client.meta.events.register("before-parameter-build.s3", _stay_here)
 
     def put(
         self,
@@ -192,31 +195,45 @@ class S3Store:
     @contextlib.contextmanager
     def errors(self, key: str) -> Iterator[None]:
         """Turn what boto3 raises into our errors."""
-        where = f"{self.name}{key} at {self.client.meta.endpoint_url}"
+        endpoint = self.client.meta.endpoint_url
+        where = f"{self.name}{key} at {endpoint}"
         try:
             yield
         except boto.ClientError as error:
-            raise error_from_answer(where, error.response) from error
+            raise error_from_answer(where, error.response, call=error.operation_name) from error
         except (boto.NoCredentialsError, boto.PartialCredentialsError, boto.CredentialRetrievalError) as error:
-            raise StoreAccessDenied(f"{where}: {error}", hint="Set the access key id and its secret.") from error
-        except (boto.SSLError, urllib3.exceptions.SSLError) as error:
-            if "CERTIFICATE_VERIFY_FAILED" in str(error):
-                raise StoreError(
-                    f"{where}: the server's certificate is not trusted", hint="Set ca_bundle to its authority."
-                ) from error
-            raise StoreTransient(f"{where}: {error}") from error
+            raise StoreAccessDenied(
+                f"{where}: {error}",
+                hint="Set access_key_id and secret_access_key in drtool.toml, or give this machine a role.",
+            ) from error
+        except ResponseParserError as error:
+            if _HTML.search(str(error)):
+                raise web_page(where, 200) from error
+            raise StoreTransient(f"{where}: the answer broke off: {error}") from error
         except _BROKEN_CONNECTION as error:
-            raise StoreTransient(f"{where}: {error}") from error
+            raise connection_error(where, endpoint, error) from error
         except boto.BotoCoreError as error:
             raise StoreError(f"{where}: {error}") from error
 
     def head(self, key: str) -> HeadObjectOutputTypeDef:
+        """Raises ObjectMissing, BucketMissing, and what else a GET has words for: the answer to HEAD has no body."""
         try:
-            return self.call(key, lambda: self.client.head_object(**self.address(key)))
+            found = self.call(key, lambda: self.client.head_object(**self.address(key)))
         except ObjectMissing:
-            # The answer to HEAD has no body that could say whether the object or the whole bucket is missing.
             self._check_bucket()
             raise
+        except StoreTransient:
+            raise
+        except StoreError:
+            self._ask_for_the_reason(key)
+            raise
+        if "ETag" not in found:
+            raise web_page(f"{self.name}{key} at {self.client.meta.endpoint_url}", 200)
+        return found
+
+    def _ask_for_the_reason(self, key: str) -> None:
+        with contextlib.suppress(PastTheEnd, StoreTransient):
+            self.call(key, lambda: self.client.get_object(**self.address(key), Range="bytes=0-0"))["Body"].close()
 
     def _check_bucket(self) -> None:
         with contextlib.suppress(StoreAccessDenied):  # may not look at the bucket: then it is there
@@ -234,6 +251,8 @@ class S3Store:
         arguments: Any = {"Bucket": self.bucket, "Prefix": self.prefix + prefix, "MaxKeys": self._page_size}
         while True:
             page = self.call(prefix, lambda: self.client.list_objects_v2(**arguments))
+            if "IsTruncated" not in page:  # well-formed, but no listing
+                raise web_page(f"{self.name}{prefix} at {self.client.meta.endpoint_url}", 200)
             for entry in page.get("Contents", []):
                 key = entry["Key"].removeprefix(self.prefix)
                 yield ObjectInfo(key, entry["Size"], entry["LastModified"].astimezone(UTC))
@@ -318,3 +337,11 @@ class _Body(io.RawIOBase):
         if self._stream is not None:
             self._stream.close()
         self._stream = self._connect()
+
+
+def _stay_here(context: dict[str, Any], **_: object) -> None:
+    """Follow no redirection. The operator is told of a wrong region instead of paying for every detour.
+
+    boto3 1.43 would also end in endless recursion at a server that redirects everything, as many do from http to https.
+    """
+    context.get("s3_redirect", {})["redirected"] = True

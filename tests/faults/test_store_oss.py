@@ -438,7 +438,7 @@ def test_listing_that_somebody_else_wrote_is_an_error(server: OssServer, store: 
     server.server.last_page = xml_answer("html", [("body", "Please log in to this network.")])
     server.add(Fault("repeated page", "ListObjectsV2"))
 
-    with pytest.raises(StoreError, match="not one of OSS"):
+    with pytest.raises(StoreError, match="a web page answers there"):
         [*store.list("")]
 
 

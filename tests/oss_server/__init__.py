@@ -74,6 +74,7 @@ class OssServer:
         self.server.connections = 0
         self.service.buckets.clear()
         self.service.denied.clear()
+        self.service.elsewhere.clear()
         self.service.clock.shift = self.service.skew = timedelta(0)
         self.service.buckets[BUCKET] = Bucket(BUCKET, self.service.clock.now())
 

@@ -35,12 +35,18 @@ class Answer:
 class Refusal(Exception):
     """What OSS answers instead: becomes ``<Error>``, or the header x-oss-err where there is no body."""
 
-    def __init__(self, status: int, code: str, message: str = "", *, ec: str = "", **details: str) -> None:
+    def __init__(self, status: int, code: str, message: str = "", *, ec: str = "", **details: Tree) -> None:
         super().__init__(f"{status} {code}: {message}")
         self.status, self.code, self.message, self.ec, self.details = status, code, message or code, ec, details
 
     def body(self, request_id: str, host: str) -> bytes:
-        fields = {"Code": self.code, "Message": self.message, "RequestId": request_id, "HostId": host, "EC": self.ec}
+        fields: dict[str, Tree] = {
+            "Code": self.code,
+            "Message": self.message,
+            "RequestId": request_id,
+            "HostId": host,
+            "EC": self.ec,
+        }
         return xml("Error", [*(fields | self.details).items()])
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from tests.oss_server.answers import Answer, Refusal, Request
+from tests.oss_server.answers import Answer, Refusal, Request, Tree
 from tests.oss_server.buckets import Buckets
 from tests.oss_server.objects import Objects
 from tests.oss_server.signing import Identity, check
@@ -19,13 +19,17 @@ Call = Callable[[Bucket, Request], Answer]
 
 @dataclass(slots=True)
 class Service:
-    """``skew``: how far its clock is ahead when it looks at signatures. ``denied``: the calls that nobody may make."""
+    """``skew``: how far its clock is ahead when it looks at signatures. ``denied``: the calls that nobody may make.
+
+    ``elsewhere``: the endpoints of buckets that lie in other regions, by their names.
+    """
 
     region: str
     identities: dict[str, Identity]
     clock: Clock = field(default_factory=Clock)
     skew: timedelta = timedelta(0)
     denied: set[str] = field(default_factory=set)
+    elsewhere: dict[str, str] = field(default_factory=dict)
     buckets: dict[str, Bucket] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _calls: dict[str, Call] = field(default_factory=dict)
@@ -81,7 +85,10 @@ class Service:
         check(request, self.identities, region=self.region, now=datetime.now(UTC) + self.skew)
         call = call_of(request)
         if call in self.denied:
-            raise Refusal(403, "AccessDenied", "You have no right to do this.", ec="0003-00000001")
+            raise _denied(call)
+        if endpoint := self.elsewhere.get(request.bucket):
+            message = "The bucket you are attempting to access must be addressed using the specified endpoint."
+            raise Refusal(403, "AccessDenied", message, ec="0003-00001403", Bucket=request.bucket, Endpoint=endpoint)
         with self._lock:
             if call == "ListBuckets":
                 return self._buckets.list_buckets()
@@ -95,6 +102,12 @@ class Service:
             return self._calls[call](self.buckets[request.bucket], request)
 
 
+def _denied(call: str) -> Refusal:
+    detail: Tree = [("NoPermissionType", "ImplicitDeny"), ("AuthAction", f"oss:{_PERMITTED_BY.get(call, call)}")]
+    return Refusal(403, "AccessDenied", "You have no right to do this.", ec="0003-00000001", AccessDeniedDetail=detail)
+
+
+_PERMITTED_BY = {"HeadObject": "GetObject", "ListObjectsV2": "ListObjects", "UploadPart": "PutObject"}
 _BUCKET_CALLS = {
     ("GET", "bucketInfo"): "GetBucketInfo",
     ("GET", "location"): "GetBucketLocation",

@@ -142,7 +142,7 @@ class _Handler(BaseHTTPRequestHandler):
             answer.headers |= refused.headers if refused else {}
         answer.headers |= {
             "server": "AliyunOSS",
-            "date": http_date(self.server.service.clock.now()),
+            "date": http_date(self.server.service.clock.now() + self.server.service.skew),
             "x-oss-request-id": request_id,
             "x-oss-server-time": "1",
         }

@@ -86,11 +86,14 @@ def test_answer_has_one_meaning(code: str, status: int, expected: type[StoreErro
 @pytest.mark.parametrize(
     ("details", "advice"),
     [
-        ({"Code": "InvalidAccessKeyId"}, "access key id"),
+        ({"Code": "InvalidAccessKeyId"}, "access_key_id"),
         ({"Code": "SignatureDoesNotMatch"}, "secret"),
         ({"Code": "RequestTimeTooSkewed"}, "clock"),
         ({"Code": "AccessDenied"}, "policy"),
         ({"Code": "AccessDenied", "Endpoint": "oss-cn-beijing.aliyuncs.com"}, "oss-cn-beijing.aliyuncs.com"),
+        ({"Code": "AccessDenied", "Endpoint": "oss-cn-beijing-internal.aliyuncs.com"}, 'region = "cn-beijing"'),
+        ({"Code": "AccessDenied", "Endpoint": "oss-us-west-1.aliyuncs.com"}, 'region = "us-west-1"'),
+        ({"Code": "AccessDenied", "Endpoint": "somewhere.example.com"}, 'set endpoint = "somewhere.example.com" in'),
         ({"Code": "InvalidArgument", "Message": "Invalid signing region in Authorization header."}, "region"),
         ({"Code": "NoSuchBucket"}, "region or endpoint"),
         ({"Code": "FileImmutable"}, "retention policy"),
@@ -102,7 +105,9 @@ def test_refusal_says_what_to_do_next(details: dict[str, str], advice: str) -> N
 
 
 def test_throttled_answer_is_transient_by_whatever_name() -> None:
-    assert isinstance(error_from_answer("here", 403, {"Code": "Odd"}, delayed=True), StoreTransient)
+    assert isinstance(
+        error_from_answer("here", 403, {"Code": "Odd"}, headers={"x-oss-qos-delay-time": "20"}), StoreTransient
+    )
 
 
 def test_answer_without_any_words_still_has_a_status() -> None:
@@ -138,11 +143,11 @@ def test_frozen_object_says_how_long_to_wait() -> None:
 
     assert (str(frozen), frozen.hint) == (
         "oss://backups/one is frozen in DeepColdArchive",
-        "Thaw it, and wait: that takes 12 to 48 hours.",
+        "Have it thawed (`ossutil restore`), wait, and run this again: that takes 12 to 48 hours.",
     )
     assert (str(thawing), thawing.hint) == (
         "oss://backups/one is being thawed from Archive",
-        "Wait: that takes about a minute.",
+        "Wait, and run this again: that takes about a minute.",
     )
 
 

@@ -18,7 +18,7 @@ from drtool.errors import (
     StoreTransient,
 )
 from drtool.stores.s3 import S3Store
-from drtool.stores.s3_answers import PastTheEnd, Refused, UploadGone, error_from_answer
+from drtool.stores.s3_answers import Frozen, PastTheEnd, Refused, UploadGone, error_from_answer
 
 
 def _store(**options: Any) -> S3Store:
@@ -52,7 +52,7 @@ def _store(**options: Any) -> S3Store:
         ("ConditionalRequestConflict", 409, StoreTransient),
         ("PreconditionFailed", 412, Refused),
         ("InvalidRange", 416, PastTheEnd),
-        ("InvalidObjectState", 403, StoreError),
+        ("InvalidObjectState", 403, Frozen),
         ("NotImplemented", 501, StoreError),
         ("EntityTooLarge", 400, StoreError),
     ],
