@@ -1,6 +1,6 @@
 """Backup sets on a store. The layout of keys is known here and nowhere else.
 
-<instance>/sets/<set_id>/application-0000.tar.age …  config-0000.tar.age  index.age
+<instance>/sets/<set_id>/application-0000.tar.age …  config-0000.tar.age  index.age  census.age
 <instance>/sets/<set_id>/manifest.json.sig, then manifest.json: the commit; rejected.json(.sig) in its place: a red set
 <instance>/receipts/<run_id>.json and .sig
 """
@@ -28,7 +28,7 @@ from drtool.core.model import (
 from drtool.errors import IdentityMismatch, ObjectMissing, SetDamaged, SetMissing, SignatureInvalid, StoreError
 from drtool.signing import Signer, Verifier
 from drtool.stores import ObjectInfo, Store
-from drtool.streams import CHUNK, SealBroken, Source, Tap, sealed, unsealed
+from drtool.streams import CHUNK, Counted, Pulled, SealBroken, Tap, sealed, unsealed
 
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.json.sig"
@@ -194,9 +194,15 @@ class Catalog:
     def put_index(self, set_id: str, index: dict[str, list[IndexedMember]], recipients: Sequence[object]) -> Volume:
         """Store where every member of every archive lies; sealed like the data, because it names projects."""
         rows = {name: [(m.name, m.offset, m.size) for m in members] for name, members in index.items()}
-        text = zlib.compress(json.dumps(rows).encode(), level=6)
-        name = "index.age" if recipients else "index"
-        return self.put_volume(set_id, name, io.BytesIO(text), recipients)
+        return self._put_compressed(set_id, "index", json.dumps(rows).encode(), recipients)
+
+    def put_census(self, set_id: str, census: bytes, recipients: Sequence[object]) -> Volume:
+        """Store what the instance contained; sealed like the data, because it names projects."""
+        return self._put_compressed(set_id, "census", census, recipients)
+
+    def _put_compressed(self, set_id: str, name: str, text: bytes, recipients: Sequence[object]) -> Volume:
+        source = io.BytesIO(zlib.compress(text, level=6))
+        return self.put_volume(set_id, f"{name}.age" if recipients else name, source, recipients)
 
     def put_receipt(self, run_id: str, text: bytes, signer: Signer | None) -> str:
         """Store a receipt, with its signature beside it if there is a key; return its key."""
@@ -279,16 +285,27 @@ class BackupSet:
 
     def read_volumes(self, archive: Archive, saw: Callable[[int], None] | None = None) -> BinaryIO:
         """Like ``read_archive``, for some volumes of an archive: whoever wants one member needs no more."""
-        return cast(BinaryIO, _ArchiveReader(self._plain_chunks(archive, saw)))
+        return cast(BinaryIO, Pulled(self._plain_chunks(archive, saw)))
 
     def read_index(self) -> dict[str, list[IndexedMember]]:
         """Where every member lies, per archive."""
-        text = b"".join(self._plain_chunks(self.manifest.index, None))
+        text = self._read_compressed(self.manifest.index)
         try:
-            rows = json.loads(zlib.decompress(text))
+            rows = json.loads(text)
             return {name: [IndexedMember(*row) for row in members] for name, members in rows.items()}
-        except (zlib.error, ValueError, TypeError, AttributeError) as problem:
+        except (ValueError, TypeError, AttributeError) as problem:
             raise SetDamaged(f"{self.manifest.set_id}: the index cannot be read: {problem}") from problem
+
+    def read_census(self) -> bytes | None:
+        """What the instance contained when the set was made, as ``put_census`` was given it; None if nothing was."""
+        return self._read_compressed(self.manifest.census) if self.manifest.census else None
+
+    def _read_compressed(self, archive: Archive) -> bytes:
+        text = b"".join(self._plain_chunks(archive, None))
+        try:
+            return zlib.decompress(text)
+        except zlib.error as problem:
+            raise SetDamaged(f"{self.manifest.set_id}: the {archive.name} cannot be read: {problem}") from problem
 
     def _plain_chunks(self, archive: Archive, saw: Callable[[int], None] | None) -> Generator[bytes, None, None]:
         for volume in archive.volumes:
@@ -297,7 +314,7 @@ class BackupSet:
     def _volume_chunks(self, volume: Volume, seal: SealKind, saw: Callable[[int], None] | None) -> Iterator[bytes]:
         held = b""  # the newest chunk stays back until the whole volume is proven
         with self.open_volume(volume) as body:
-            stored = Tap(body)
+            stored = Counted(body)
             source = unsealed(cast(BinaryIO, stored), self.identities) if seal == "age" else stored
             plain = Tap(cast(BinaryIO, source), saw)
             try:
@@ -305,32 +322,28 @@ class BackupSet:
                     if held:
                         yield held
                     held = chunk
-                while stored.read(CHUNK):  # whatever follows the sealed bytes belongs to the stored digest
-                    pass
             except SealBroken as problem:
                 raise self._damaged(volume, f"the seal is broken: {problem}") from problem
             except IdentityMismatch:
-                self._blame_damage_first(volume, stored)
+                self.check_stored(volume)  # a changed header looks like a wrong identity: damage is to be told first
                 raise
             finally:
                 source.close()
-        self.compare_stored(volume, stored)
+        # Not the digest of what is stored: the plain bytes are the signed ones, and no seal is whole but the one made.
+        self._compare(volume, stored.size, None if seal == "age" else plain.sha256)
         if (plain.size, plain.sha256) != (volume.plain_size, volume.plain_sha256):
             raise self._damaged(volume, "unseals to other bytes than were sealed")
         if held:
             yield held
 
-    def _blame_damage_first(self, volume: Volume, stored: Tap) -> None:
-        """A changed header looks like a wrong identity: read on, and let the digest say which it is."""
-        while stored.read(CHUNK):
-            pass
-        self.compare_stored(volume, stored)
-
     def compare_stored(self, volume: Volume, stored: Tap) -> None:
         """Raise SetDamaged unless what passed through ``stored`` is what the manifest says."""
-        if stored.size != volume.stored_size:
-            raise self._damaged(volume, f"{stored.size} bytes read, the manifest says {volume.stored_size}")
-        if stored.sha256 != volume.stored_sha256:
+        self._compare(volume, stored.size, stored.sha256)
+
+    def _compare(self, volume: Volume, size: int, sha256: str | None) -> None:
+        if size != volume.stored_size:
+            raise self._damaged(volume, f"{size} bytes read, the manifest says {volume.stored_size}")
+        if sha256 not in (None, volume.stored_sha256):
             raise self._damaged(volume, "other bytes than were stored")
 
     @contextmanager
@@ -345,33 +358,3 @@ class BackupSet:
             f"{self.catalog.key(self.manifest.set_id, volume.name)}: {what}",
             hint="Use another set (`drtool list`), or another copy of this one.",
         )
-
-
-class _ArchiveReader(Source):
-    def __init__(self, chunks: Generator[bytes, None, None]) -> None:
-        self._chunks = chunks
-        self._rest = memoryview(b"")
-        self._raised: BaseException | None = None
-
-    def close(self) -> None:
-        """Let go of the volume being read, and end the thread that unseals it."""
-        self._chunks.close()
-        super().close()
-
-    def read(self, size: int = -1, /) -> bytes:
-        if size is None or size < 0:
-            return self.readall()
-        if not self._rest:
-            self._rest = memoryview(self._next())
-        data = bytes(self._rest[:size])
-        self._rest = self._rest[size:]
-        return data
-
-    def _next(self) -> bytes:
-        if self._raised:  # a generator that raised looks like one that ended
-            raise self._raised
-        try:
-            return next(self._chunks, b"")
-        except BaseException as error:
-            self._raised = error
-            raise

