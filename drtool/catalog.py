@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import json
 import zlib
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import BinaryIO, cast
@@ -27,7 +27,7 @@ from drtool.core.model import (
 )
 from drtool.errors import IdentityMismatch, ObjectMissing, SetDamaged, SetMissing, SignatureInvalid, StoreError
 from drtool.signing import Signer, Verifier
-from drtool.stores import ObjectInfo, Store
+from drtool.stores import LeavesUploads, ObjectInfo, Store
 from drtool.streams import CHUNK, Counted, Pulled, SealBroken, Tap, sealed, unsealed
 
 MANIFEST = "manifest.json"
@@ -136,6 +136,20 @@ class Catalog:
         """Raise StoreError unless the store answers, and lets us look."""
         with suppress(ObjectMissing):
             self.store.stat(f"{self.instance}/sets")
+
+    def remove_unfinished(self, dead_sets: Collection[str] = ()) -> tuple[str, ...]:
+        """Remove what killed puts of the instance left in the store; return the keys. See ``LeavesUploads``.
+
+        ``dead_sets``: nobody writes these, here or elsewhere. Best effort: tidying up is no reason to lose a backup, so
+        whatever the store says against it is passed over (`check --deep` shows a missing right).
+        """
+        if not isinstance(self.store, LeavesUploads):
+            return ()
+        dead = tuple(self.key(set_id, "") for set_id in dead_sets)
+        try:
+            return self.store.remove_unfinished(f"{self.instance}/", is_dead=lambda key: key.startswith(dead))
+        except StoreError:
+            return ()
 
     def read_commit(self, set_id: str) -> dict[str, bytes]:
         """The manifest and, if there is one, its signature, exactly as they were written."""

@@ -272,6 +272,54 @@ def fetch(
 
 @cli.command()
 @click.argument("set_id", metavar="SET")
+@click.option("--project", metavar="GROUP/NAME", help="This project's repository, as a bundle that git clones.")
+@click.option("--wiki", "part", flag_value="wiki", help="With --project: its wiki instead.")
+@click.option("--design", "part", flag_value="design", help="With --project: its designs instead.")
+@click.option("--database", is_flag=True, help="The SQL dump, compressed with gzip as GitLab wrote it.")
+@click.option("--configuration", is_flag=True, help="Configuration and secrets, into a new directory.")
+@click.option("--member", metavar="NAME", help="One member of GitLab's archive; --list names them all.")
+@click.option("--list", "listing", is_flag=True, help="Only list what can be taken out.")
+@click.option("--to", "target", type=click.Path(path_type=Path), help="Where to; must not be there yet.")
+@_IDENTITY
+@_INSTANCE
+@_UNSIGNED
+@_command
+def extract(call: _Call, set_id: str, instance: str | None, unsigned: bool, **wanted: Any) -> None:
+    """Take one project, the database or a file out of a set.
+
+    Reads only the volumes that hold it.
+    """
+    from drtool import extract as use_case
+    from drtool.report import extracted_text, members_text
+
+    chosen = [name for name in ("project", "database", "configuration", "member", "listing") if wanted[name]]
+    if len(chosen) != 1:
+        raise click.UsageError("Say one of --project, --database, --configuration, --member and --list.")
+    if wanted["part"] and not wanted["project"]:
+        raise click.UsageError("--wiki and --design are for --project.")
+    if wanted["listing"] == bool(wanted["target"]):
+        raise click.UsageError("--list writes nothing." if wanted["target"] else "--to is missing.")
+    app = call.app(instance)
+    opened = app.open_set(set_id, identities=app.identities(wanted["identities"]), unsigned=unsigned)
+    if wanted["listing"]:
+        members = opened.read_index()
+        call.ui.result({"set_id": opened.manifest.set_id, "archives": members}, members_text(members))
+        return
+    place = use_case.Place(opened, app.runner, app.clock, app.emit)
+    match chosen[0]:
+        case "project":
+            found = use_case.extract_project(wanted["project"], wanted["part"], wanted["target"], place)
+        case "configuration":
+            found = use_case.extract_config(wanted["target"], place)
+        case "database":
+            found = use_case.extract_member(use_case.DATABASE, wanted["target"], place)
+        case _:
+            found = use_case.extract_member(wanted["member"], wanted["target"], place)
+    call.ui.result(found, extracted_text(found))
+
+
+@cli.command()
+@click.argument("set_id", metavar="SET")
 @click.option("--to", "host", required=True, help="The host to restore onto; `local` is this one.")
 @click.option("--dry-run", is_flag=True, help="Print the plan, and do nothing.")
 @click.option("--yes", is_flag=True, help="Do not ask before it starts.")

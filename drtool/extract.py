@@ -5,6 +5,7 @@ Only the volumes that hold them are read, and a file gets its name only when eve
 
 from __future__ import annotations
 
+import difflib
 import os
 import shutil
 import tempfile
@@ -13,9 +14,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from drtool.catalog import BackupSet
+from drtool.core.census import Census, parse_census
 from drtool.core.command import Command
 from drtool.core.model import Archive, IndexedMember
 from drtool.engine import Clock, copy_scanned, phase
@@ -27,6 +29,7 @@ from drtool.streams import CHUNK
 
 APPLICATION = "application"
 DATABASE = "db/database.sql.gz"
+Part = Literal["wiki", "design"]
 _SMALL = 16 << 20  # of a manifest or a list of refs: 100,000 refs are some 10 MB
 
 
@@ -82,6 +85,21 @@ def extract_config(to: Path, place: Place) -> Extracted:
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     return Extracted(place.backup_set.manifest.set_id, to, archive.size, len(archive.volumes))
+
+
+def extract_project(path: str, part: Part | None, to: Path, place: Place) -> Extracted:
+    """Write a project's repository, or its wiki's or designs', as a bundle; the set's census knows where it lies.
+
+    Raises MemberMissing for a project that the instance did not have.
+    """
+    census = place.backup_set.read_census()
+    if census is None:
+        raise MemberMissing(
+            f"{place.backup_set.manifest.set_id} has no census, so where a project lies is not known",
+            hint="`drtool extract SET --list` names all members.",
+        )
+    source = f"the census of {place.backup_set.manifest.set_id}"
+    return extract_repository(_find_repository(parse_census(census, source=source), path, part), to, place)
 
 
 def extract_repository(repository: Repository, to: Path, place: Place) -> Extracted:
@@ -242,6 +260,21 @@ def _git(place: Place, *arguments: str, stdin: bytes = b"") -> bytes:
                 "git is needed to join a repository's increments, and is not there", hint="Install git."
             ) from problem
         raise SetDamaged(f"the repository cannot be put together: {problem}") from problem
+
+
+def _find_repository(census: Census, path: str, part: Part | None) -> Repository:
+    project = census.project(path.strip("/").removesuffix(".git"))
+    if project is None:
+        alike = difflib.get_close_matches(path, [known.path for known in census.projects], n=3)
+        raise MemberMissing(
+            f"there was no project {path} when the backup was taken",
+            hint=f"Meant {' or '.join(alike)}?" if alike else "The path is the one in the project's address.",
+        )
+    name = project.repository.removesuffix(".git") + (f".{part}.git" if part else ".git")
+    if name not in census.repositories:
+        raise MemberMissing(f"{path} had no {part or 'repository'} when the backup was taken")
+    storage, _, relative_path = name.partition("/")
+    return Repository(storage, relative_path)
 
 
 # -- the rest --------------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -14,9 +14,10 @@ from drtool.capabilities import Capability
 from drtool.catalog import Catalog
 from drtool.check import Answer
 from drtool.copy import Copied
-from drtool.core.model import Manifest
+from drtool.core.model import IndexedMember, Manifest
 from drtool.core.plan import Send, Step
 from drtool.deep import Report as Tried
+from drtool.extract import Extracted
 from drtool.initialise import Made
 from drtool.restore import Outcome as RestoreOutcome
 from drtool.restore import Prepared
@@ -190,6 +191,15 @@ def verdict_text(verdict: Verdict) -> str:
 
 def fetched_text(paths: Iterable[Path]) -> str:
     return "\n".join(f"{path}  {size_text(path.stat().st_size)}" for path in paths)
+
+
+def extracted_text(extracted: Extracted) -> str:
+    return f"{extracted.path}  {size_text(extracted.size)}, from {extracted.volumes} volumes of {extracted.set_id}"
+
+
+def members_text(archives: Mapping[str, Sequence[IndexedMember]]) -> str:
+    cells = [(name, size_text(member.size), member.name) for name, members in archives.items() for member in members]
+    return table(cells, ("ARCHIVE", "SIZE", "MEMBER"))
 
 
 def plan_text(prepared: Prepared, manifest: Manifest) -> str:
