@@ -104,8 +104,8 @@ def _send(store: Any, work: Path, recipient: str, size: int) -> Any:
     from drtool.backup import Order
     from drtool.catalog import Catalog
     from drtool.events import ignore
+    from drtool.gitlab.application import ApplicationJudge
     from drtool.gitlab.archive import TarScanner
-    from drtool.gitlab.judging import ApplicationJudge
     from drtool.hosts.local import LocalRunner
     from drtool.installs.omnibus import Omnibus
     from drtool.journal import Journal

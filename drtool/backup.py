@@ -33,8 +33,9 @@ from drtool.core.versions import package_for
 from drtool.engine import Clock, await_tasks, phase, try_and_collect, unless_locked_out
 from drtool.errors import BackupFailed, CommandFailed, HostUnfit, SealError, SetDamaged
 from drtool.events import Emit, Noticed
+from drtool.gitlab.application import ApplicationJudge
 from drtool.gitlab.archive import INFORMATION, TarScanner, order_members
-from drtool.gitlab.judging import ApplicationJudge, Created, judge_create
+from drtool.gitlab.judging import Created, judge_create
 from drtool.hosts import Runner
 from drtool.installs.omnibus import Omnibus
 from drtool.journal import Journal, forget_old, journals, new_journal, only_run
@@ -119,6 +120,7 @@ def back_up(order: Order, place: Place) -> Outcome:
             place.signer.sign(b"drtool: can this key sign?\n")  # now, not after GitLab wrote its backup
             place.catalog.check_reachable()
             _await_other_tasks(order, place)
+            _remove_unfinished(order, place)
             journal, continued = _settle(order, place)
         try:
             return Outcome(_Run(order, place, journal, version, continued).finish(), continued)
@@ -146,6 +148,16 @@ def preview(order: Order, place: Place) -> Preview:
 
 def _await_other_tasks(order: Order, place: Place) -> None:
     await_tasks(place.runner, order.install, place.clock, place.emit, phase_name="look", patience=_TASK_PATIENCE)
+
+
+def _remove_unfinished(order: Order, place: Place) -> None:
+    """Remove the parts of volumes that killed runs left in the store.
+
+    Those of sets that a journal here began and never committed go at once: no other host has such a set, and no other
+    process of this one is at work (``only_run``). All others could be another host's, and go after hours of silence.
+    """
+    begins = [run.find("begin") for run in _runs(order, place) if not run.find("committed")]
+    place.catalog.remove_unfinished([str(begin["set_id"]) for begin in begins if begin])
 
 
 # -- how a run begins ------------------------------------------------------------------------------------------------
@@ -301,6 +313,7 @@ class _Run:
             members=list(created.members),
             completed=sorted(created.repositories),
             findings=[asdict(finding) for finding in created.findings],
+            disabled=list(created.disabled),
         )
 
     def _created(self) -> Created:
@@ -312,7 +325,9 @@ class _Run:
     def _application_judge(self) -> ApplicationJudge:
         created = self._entry("created")
         repositories = frozenset((storage, path) for storage, path in created["completed"])
-        return ApplicationJudge(self.set_id, self.version, tuple(created["members"]), repositories)
+        return ApplicationJudge(
+            self.set_id, self.version, tuple(created["members"]), repositories, disabled=tuple(created["disabled"])
+        )
 
     def _send_application(self, judge: ApplicationJudge) -> Archive:
         install = self.order.install

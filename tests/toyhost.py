@@ -36,6 +36,30 @@ SECRET = "0b5e55ed" * 16
 """The toy's db_key_base."""
 
 _TARBALLS = ("uploads", "lfs")
+_ROWS = b"""\
+COPY public.application_settings (id, uuid) FROM stdin;
+1	70700000-0000-4000-8000-000000000000
+\\.
+COPY public.namespaces (id, path, parent_id, type) FROM stdin;
+1	root	\\N	User
+2	group	\\N	Group
+\\.
+COPY public.projects (id, path, namespace_id, visibility_level, archived, created_at) FROM stdin;
+1	toy	2	0	f	2026-01-12 12:00:00
+\\.
+COPY public.project_repositories (project_id, shard_name, disk_path) FROM stdin;
+1	default	@hashed/6b/86/6b86b273
+\\.
+COPY public.routes (source_type, source_id, path) FROM stdin;
+Project	1	group/toy
+\\.
+COPY public.schema_migrations (version) FROM stdin;
+20260205134501
+\\.
+COPY public.users (id, username, created_at) FROM stdin;
+1	root	2026-01-01 00:00:00
+\\.
+"""
 _COMMON = """\
 #!/bin/sh
 set -eu
@@ -91,7 +115,10 @@ create() {
     cp -p "$root/canned/$name.tar.gz" "$backups/$name.tar.gz"
     say "Dumping $title ... done"
   done
-  say 'Dumping container registry images ... [DISABLED]'
+  for title in builds artifacts pages 'terraform states' 'container registry images' packages 'ci secure files' \
+    'external diffs'; do
+    say "Dumping $title ... [DISABLED]"
+  done
   {
     printf ':db_version: "20260205134501"\\n:backup_created_at: 2026-01-13 03:15:00.000000000 Z\\n'
     printf ':gitlab_version: %s\\n:installation_type: omnibus-gitlab\\n' "$version"
@@ -265,7 +292,7 @@ class ToyHost:
     def _can_members(self) -> None:
         canned = self.root / "canned"
         (canned / "db").mkdir(parents=True)
-        sql = b"-- PostgreSQL database dump\n\nCREATE TABLE projects (id bigint);\n"
+        sql = b"-- PostgreSQL database dump\n\n" + _ROWS
         end = b"-- PostgreSQL database dump complete\n--\n\n"
         (canned / "db/database.sql.gz").write_bytes(gzip.compress(sql + b"--\n" + end, mtime=0))
         for number, path in enumerate(REPOSITORIES):

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import PurePosixPath
-from typing import Final
+from typing import Final, Literal
 
 from drtool.core.versions import parse_version
 from drtool.errors import HostUnfit, SetDamaged
@@ -21,14 +21,17 @@ __all__ = [
     "ARCHIVE_SUFFIX",
     "COMPONENTS",
     "INFORMATION",
+    "OPERATIONS",
     "BackupInformation",
     "BackupName",
     "Component",
+    "Contents",
     "GzipCheck",
     "Kind",
     "Member",
     "Sink",
     "TarScanner",
+    "contents_of",
     "expected_members",
     "order_members",
     "parse_archive_name",
@@ -38,6 +41,8 @@ __all__ = [
 
 ARCHIVE_SUFFIX: Final = "_gitlab_backup.tar"
 INFORMATION: Final = "backup_information.yml"
+OPERATIONS: Final = frozenset({"tar", "remote"})
+"""What SKIP may name besides components."""
 _LONGEST_INFORMATION = 1 << 20
 
 
@@ -62,8 +67,8 @@ COMPONENTS: Final = (
     Component("uploads", "uploads.tar.gz", "uploads", (0, 0)),
     Component("builds", "builds.tar.gz", "builds", (0, 0)),
     Component("artifacts", "artifacts.tar.gz", "artifacts", (0, 0)),
-    Component("pages", "pages.tar.gz", "pages", (0, 0)),
-    Component("lfs", "lfs.tar.gz", "lfs objects", (0, 0)),
+    Component("pages", "pages.tar.gz", "pages", (9, 0)),  # before in the Enterprise Edition only
+    Component("lfs", "lfs.tar.gz", "lfs objects", (9, 0)),  # since 8.2
     Component("terraform_state", "terraform_state.tar.gz", "terraform states", (15, 0)),
     Component("registry", "registry.tar.gz", "container registry images", (0, 0)),
     Component("packages", "packages.tar.gz", "packages", (15, 0)),
@@ -72,6 +77,8 @@ COMPONENTS: Final = (
     Component("agent_plan_content", "agent_plan_content.tar.gz", "agent plan content", None),
     Component("ci_catalog_bundles", "ci_catalog_bundles.tar.gz", "ci catalog bundles", None),
 )
+Contents = Literal["everything", "database only", "no database", "parts"]
+
 _ORDER = {INFORMATION: 0} | {component.member: place for place, component in enumerate(COMPONENTS, 1)}
 
 
@@ -127,19 +134,38 @@ def parse_archive_name(name: str) -> BackupName | None:
     return BackupName(backup_id, datetime.fromtimestamp(int(stamped["epoch"]), UTC), stamped["version"])
 
 
+def contents_of(information: BackupInformation) -> Contents:
+    """Tell by what was skipped whether an archive is a whole backup.
+
+    A package upgrade makes one of the database only, under a perfectly normal name.
+    """
+    present = {component.id for component in _components_of(information)}
+    kept = present.difference(information.skipped)
+    if kept == {"db"}:
+        return "database only"
+    if "db" not in kept:
+        return "no database"
+    return "everything" if kept == present else "parts"
+
+
 def expected_members(information: BackupInformation, *, disabled: Collection[str] = ()) -> tuple[str, ...]:
     """Name the files that a complete backup must hold, by what its own information says, in GitLab's order.
 
     ``disabled`` are ids of components that the configuration switches off (``registry`` on most hosts). Repositories
-    are never in it: an instance without any has no directory for them; judge them with ``repository_manifests``.
+    are never in it: an instance without any has no directory for them.
     """
+    left_out = {*information.skipped, *disabled, "repositories"}
+    wanted = [component for component in _components_of(information) if component.id not in left_out]
+    return (INFORMATION, *("db/database.sql.gz" if c.id == "db" else c.member for c in wanted))
+
+
+def _components_of(information: BackupInformation) -> list[Component]:
+    """What every backup of this version certainly has, if nothing was skipped."""
     try:
         version = parse_version(information.gitlab_version)
     except HostUnfit as error:
         raise SetDamaged(f"{INFORMATION}: {error}") from error
-    left_out = {*information.skipped, *disabled, "repositories"}
-    wanted = [c for c in COMPONENTS if c.since and version.at_least(*c.since) and c.id not in left_out]
-    return (INFORMATION, *("db/database.sql.gz" if c.id == "db" else c.member for c in wanted))
+    return [component for component in COMPONENTS if component.since and version.at_least(*component.since)]
 
 
 def repository_manifests(members: Iterable[Member], backup_id: str) -> set[tuple[str, str]]:
