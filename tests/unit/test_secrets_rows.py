@@ -1,0 +1,94 @@
+"""What rows hold beside ciphertext: values of no known layout, columns of other names, things that only look alike."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from drtool.gitlab.secrets import Fit, Sample
+from tests.sealed import RIGHT, TOKEN, WRONG, Cell, check, copied, counted, fits, seal, table
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "reason"),
+    [
+        ("encrypted_x", ("QUJD", None), "no IV: as attr_encrypted 1 wrote it, which is not understood"),
+        ("encrypted_x", ("QUJD", "QUJD"), "the IV has neither 12 nor 16 bytes"),
+        ("encrypted_x", ("QUJD", "\\x0"), "the IV has neither 12 nor 16 bytes"),
+        ("encrypted_x", ("no base64!", seal("A", RIGHT)[1]), "neither base64 nor bytea"),
+        ("encrypted_x", ("\\q", seal("A", RIGHT)[1]), "neither base64 nor bytea"),
+        ("encrypted_x", ("QUJD", seal("A", RIGHT)[1]), "of a length that no ciphertext has"),
+        ("encrypted_x", ("QUJD", seal("F", RIGHT)[1]), "of a length that no ciphertext has"),
+        ("encrypted_x", (*seal("E", RIGHT)[:2], "_no base64!"), "the salt is not base64"),
+        ("token_encrypted", ("no base64!",), "neither base64 nor bytea"),
+        ("token_encrypted", ("QUJD",), "of a length that no ciphertext has"),
+        ("token_encrypted", ("|QUJDfedcba987654",), "of a length that no ciphertext has"),
+        ("secret_key", ("{}",), "no message of Active Record Encryption"),
+        ("secret_key", ("plain",), "no message of Active Record Encryption"),
+    ],
+)
+def test_what_is_no_ciphertext_is_not_tested_and_its_reason_is_told(
+    column: str, value: tuple[Cell, ...], reason: str
+) -> None:
+    name = {"token_encrypted": "deploy_tokens", "secret_key": "cloud_connector_keys"}.get(column, "made")
+    verdict = check(RIGHT, table(name, column, [value] * 3))
+    assert [(each.reason, each.count) for each in verdict.untested] == [(reason, 3)]
+    assert verdict.fit is Fit.UNTESTED
+    assert not verdict.columns
+
+
+def test_a_row_that_ends_early_is_not_overlooked() -> None:
+    name, header, _ = TOKEN
+    verdict = check(RIGHT, (name, header, [b"1"]))
+    assert [(each.reason, each.count) for each in verdict.untested] == [("the row ends before the column", 1)]
+
+
+def test_a_partition_counts_under_its_own_name() -> None:
+    values = [("{",), *(seal("H", RIGHT, n) for n in range(2))]
+    _, header, rows = table("", "token_encrypted", values)
+    verdict = check(RIGHT, ("gitlab_partitions_dynamic.ci_builds_101", header, rows))
+    assert counted(verdict) == {"gitlab_partitions_dynamic.ci_builds_101.token_encrypted": (2, 0)}
+    assert sum(each.count for each in verdict.untested) == 1
+
+
+def test_a_flag_that_is_named_like_a_token_is_none() -> None:
+    verdict = check(RIGHT, TOKEN, table("made", "is_encrypted", [("t",), ("f",)]))
+    assert not verdict.untested
+    assert list(counted(verdict)) == ["public.projects.runners_token_encrypted"]
+
+
+def test_a_message_in_a_column_of_tokens_is_tried_with_the_keys_of_rails() -> None:
+    verdict = check(RIGHT, TOKEN, table("deploy_tokens", "token_encrypted", [seal("I", RIGHT)]))
+    assert fits(verdict)["active_record_encryption"] == "fits"
+
+
+def test_a_column_of_messages_is_found_whatever_its_name_and_however_late() -> None:
+    values = [(None,)] * 2000 + [seal("I", RIGHT, n) for n in range(3)]
+    assert counted(check(RIGHT, table("made", "new", values))) == {"public.made.new": (3, 0)}
+
+
+def test_a_comment_that_looks_like_a_message_is_none() -> None:
+    forged = seal("I", WRONG)
+    plain = table("notes", "note", [("a comment",), forged, ("another",)])
+    first = table("issues", "description", [forged, ("another",)])
+    late = table("snippets", "content", [(None,)] * 100 + [forged] + [("another",)])
+    verdict = check(RIGHT, TOKEN, plain, first, late)
+    assert verdict.fit is Fit.FITS
+    assert list(counted(verdict)) == ["public.projects.runners_token_encrypted"]
+
+
+HEADER = (
+    "id", "x_encrypted", "encrypted_y", "encrypted_y_iv", "encrypted_y_salt", "encrypted_z", "encrypted_z_iv", "free"
+)  # fmt: skip
+PIECES = [b"\\N", b"\\", b"\\\\x", b"{", b'{"h": {"iv": "", "at": ""}, "p": ""}', b"|", b"_", b"QUJD", b"=", b"\\n"]
+PIECES += [field for letter in "ABCDEFGHIJK" for field in copied(*seal(letter, RIGHT)).split(b"\t")]
+fields = st.lists(st.sampled_from(PIECES) | st.binary(max_size=20), max_size=3).map(b"".join)
+
+
+@settings(deadline=None, max_examples=60)  # the keys of Rails take their time, once in each check
+@given(st.lists(st.lists(fields, max_size=9).map(b"\t".join), max_size=5), st.booleans())
+def test_no_row_makes_the_check_fail(rows: list[bytes], sampled: bool) -> None:
+    rows = [row.replace(b"\n", b"") for row in rows]
+    verdict = check(RIGHT, ("public.made", HEADER, rows), sample=Sample() if sampled else None)
+    assert verdict.fit in Fit
