@@ -3,6 +3,8 @@ from __future__ import annotations
 import gzip
 import random
 import tarfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 
 from drtool.errors import SetDamaged
 from drtool.gitlab.archive import GzipCheck
-from drtool.gitlab.dump import DumpCheck, DumpSummary
+from drtool.gitlab.dump import DumpCheck, DumpSummary, read_field
 
 DATA = Path(__file__).parents[1] / "data" / "gitlab-18.9-artefacts"
 FULL = DATA / "archives" / "1795219681_2026_11_21_18.9.0-pre_gitlab_backup.tar"
@@ -207,3 +209,97 @@ def test_a_compressed_dump_goes_through_the_gzip_check() -> None:
     packed.write(memoryview(gzip.compress(real_dump(FULL))))
     packed.close()
     assert dump.finish().tables["public.projects"] == 3
+
+
+@dataclass
+class Watcher:
+    """Remembers the rows of some tables, and the columns of all."""
+
+    wanted: frozenset[str]
+    columns: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    rows: dict[str, list[bytes]] = field(default_factory=dict)
+
+    def begin_table(self, table: str, columns: tuple[str, ...]) -> Rows | None:
+        self.columns[table] = columns
+        return Rows(self.rows.setdefault(table, [])) if table in self.wanted else None
+
+
+@dataclass
+class Rows:
+    rows: list[bytes]
+
+    def take(self, rows: Sequence[bytes]) -> None:
+        assert rows
+        self.rows += rows
+
+
+def watch(data: bytes, size: int, *wanted: str) -> tuple[Watcher, DumpSummary]:
+    watcher = Watcher(frozenset(wanted))
+    dump = DumpCheck("the dump", (watcher, Watcher(frozenset())))
+    for at in range(0, len(data), size):
+        dump.write(memoryview(data)[at : at + size])
+    return watcher, dump.finish()
+
+
+@pytest.mark.parametrize("size", [*range(1, 30), 64, 100, 1 << 20])
+def test_a_watcher_gets_the_rows_it_asked_for_however_the_dump_is_cut(size: int) -> None:
+    watcher, found = watch(SMALL, size, "public.notes", "public.empty", "public.no_columns")
+    assert found == check(SMALL)
+    assert watcher.rows == {
+        "public.notes": [
+            b"first",
+            b"-- PostgreSQL database dump complete",
+            b"COPY public.fake (a) FROM stdin;",
+            rb"\\.",
+            rb" \.",
+            rb"last\\\n",
+        ],
+        "public.empty": [],
+        "public.no_columns": [],
+    }
+
+
+def test_a_watcher_is_told_every_tables_columns() -> None:
+    odd = SMALL.replace(b'("from stdin;")', b'(id, "from stdin;", "a "" (b), c", "\xc3\xa4")')
+    watcher, _ = watch(odd, 1000)
+    assert watcher.columns == {
+        "public.notes": ("note",),
+        "public.empty": ("id", "name"),
+        'public."Odd (name)"': ("id", "from stdin;", 'a " (b), c', "\u00e4"),
+        "public.no_columns": (),
+    }
+
+
+def test_a_dump_of_an_old_pg_dump_names_the_schema_of_its_tables() -> None:
+    """GitLab up to 10 ships one: the schema stands before, and is not repeated."""
+    old = SMALL.replace(b"COPY public.", b"COPY ").replace(
+        b"COPY empty", b"SET search_path = other, pg_catalog;\n\nCOPY empty"
+    )
+    old = old.replace(
+        b"SET statement_timeout = 0;\n", b"SET statement_timeout = 0;\nSET search_path = public, pg_catalog;\n"
+    )
+    assert list(check(old).tables) == ["public.notes", "other.empty", 'other."Odd (name)"', "other.no_columns"]
+
+
+@given(st.lists(st.binary(max_size=30).filter(lambda row: row != rb"\." and b"\n" not in row)), st.integers(1, 40))
+@settings(max_examples=200, deadline=None)
+def test_any_rows_in_any_chunks_are_shown(rows: list[bytes], size: int) -> None:
+    head, rest = SMALL.split(b"first\n", 1)
+    body = head + b"".join(row + b"\n" for row in rows) + rest[rest.index(b"\n\\.\n") + 1 :]
+    watcher, found = watch(body, size, "public.notes")
+    assert watcher.rows["public.notes"] == rows
+    assert found.tables["public.notes"] == len(rows)
+
+
+def test_a_dump_whose_rows_are_watched_is_refused_when_cut_anywhere() -> None:
+    for cut in range(len(SMALL) - 1):
+        with pytest.raises(SetDamaged):
+            watch(SMALL[:cut], 64, "public.notes")
+
+
+@pytest.mark.parametrize(
+    ("field_", "expected"),
+    [(rb"\N", None), (b"", b""), (rb"a\tb\nc\\d\re", b"a\tb\nc\\d\re"), (rb"\\N", rb"\N"), (b"\xc3\xa4", b"\xc3\xa4")],
+)
+def test_a_field_is_read_as_it_was_stored(field_: bytes, expected: bytes | None) -> None:
+    assert read_field(field_) == expected

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import tarfile
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from drtool.errors import SetDamaged
-from drtool.gitlab.repositories import BundleCheck
+from drtool.gitlab.repositories import NO_REFS, BundleCheck, RefsCheck, RefSet, agree
 from tests.sandboxes import OBSERVED_ARCHIVE
 
 
@@ -36,7 +37,8 @@ def bundle() -> bytes:
 def test_every_bundle_of_a_real_archive_is_intact() -> None:
     bundles = _bundles()
     assert len(bundles) == 5
-    assert {_judge(content).refs for content in bundles.values()} == {6}
+    assert {_judge(content).heads.count(b"\n") for content in bundles.values()} == {6}
+    assert not any(_judge(content).prerequisites or _judge(content).is_empty for content in bundles.values())
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 19, 20, 21, 64])
@@ -57,6 +59,20 @@ def test_bundle_of_sha256_objects_is_judged_by_sha256(tmp_path: Path) -> None:
         _judge(content[:-1] + bytes([content[-1] ^ 1]))
 
 
+def test_bundle_that_needs_commits_says_so_and_one_of_nothing_too(tmp_path: Path) -> None:
+    script = """
+    git init -q -b main r && cd r
+    commit() { git -c user.name=t -c user.email=t@example.com commit -q --allow-empty -m "$1"; }
+    commit one; git tag first; commit two
+    git bundle create -q ../b --all ^first
+    """
+    subprocess.run(["sh", "-ec", script], cwd=tmp_path, check=True)
+    increment = _judge((tmp_path / "b").read_bytes())
+    assert increment.prerequisites == 1
+    assert sorted(line.split()[1] for line in increment.heads.splitlines()) == [b"HEAD", b"refs/heads/main"]
+    assert _judge(b"# v2 git bundle\n\n").is_empty
+
+
 def test_bundle_cut_anywhere_is_damaged(bundle: bytes) -> None:
     for size in range(len(bundle)):
         with pytest.raises(SetDamaged, match=r"x\.bundle"):
@@ -73,8 +89,86 @@ def test_pack_changed_anywhere_is_damaged(bundle: bytes) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"\n", b"# v2 git bundle\n\n", b"# v4 git bundle\n\nPACK", b"x" * 100_000, b"# v2 git bundle\n\nJUNK"],
+    [
+        b"",
+        b"\n",
+        b"# v4 git bundle\n\nPACK",
+        b"x" * 100_000,
+        b"# v2 git bundle\n" + b"x" * 100_000,
+        b"# v2 git bundle\n\nJUNK",
+        b"# v2 git bundle\n" + b"1" * 40 + b" refs/heads/main\n\n",
+        b"# v3 git bundle\n@filter=blob:none\n\nPACK",
+    ],
 )
 def test_what_is_no_bundle_is_damaged(content: bytes) -> None:
     with pytest.raises(SetDamaged):
         _judge(content)
+
+
+def test_refs_are_what_git_lists_in_whatever_order_they_come(tmp_path: Path) -> None:
+    script = """
+    git init -q -b main r && cd r
+    git -c user.name=t -c user.email=t@example.com commit -q --allow-empty -m one
+    for name in a-b a/b a.b Z; do git branch $name; done
+    git for-each-ref --format='%(objectname) %(refname)' >../listed
+    git show-ref --head >../refs
+    git bundle create -q ../b --all
+    """
+    subprocess.run(["sh", "-ec", script], cwd=tmp_path, check=True)
+    listed, refs = (tmp_path / "listed").read_bytes(), (tmp_path / "refs").read_bytes()
+    found = RefSet.of(refs)
+    assert found == RefSet.of(_judge((tmp_path / "b").read_bytes()).heads)
+    assert (found.count, found.digest) == (5, hashlib.sha256(listed).hexdigest())
+    assert found.head == refs[:40]
+    assert RefSet.of(b"") == NO_REFS
+    assert NO_REFS.digest == hashlib.sha256(b"").hexdigest()
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 41, 1000])
+def test_list_of_refs_is_read_in_chunks_of_any_size(chunk: int) -> None:
+    content = b"".join(b"%040x refs/heads/%d\n" % (number, number) for number in range(100)) + b"1" * 64 + b" x\n"
+    check = RefsCheck("x.refs")
+    for start in range(0, len(content), chunk):
+        check.write(memoryview(content)[start : start + chunk])
+    check.close()
+    assert check.refs == content
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (b"\n", 1),
+        (b"1" * 40 + b" refs/heads/main", 1),
+        (b"1" * 40 + b" a\n" + b"1" * 39 + b" b\n", 2),
+        (b"1" * 40 + b" a\n\n", 2),
+        (b"X" * 40 + b" a\n", 1),
+    ],
+)
+def test_list_of_refs_that_is_none_is_damaged(content: bytes, line: int) -> None:
+    check = RefsCheck("x.refs")
+    check.write(memoryview(content))
+    with pytest.raises(SetDamaged, match=rf"x\.refs .*line {line} "):
+        check.close()
+
+
+@pytest.mark.parametrize(
+    ("heads", "refs", "is_increment", "expected"),
+    [
+        ("ab", "ab", False, "same"),
+        ("ba", "ab", False, "same"),
+        ("", "", False, "same"),
+        ("abc", "ab", False, "moved"),
+        ("ac", "ab", False, "moved"),
+        ("ac", "abd", False, "foreign"),
+        ("c", "ab", False, "foreign"),
+        ("", "ab", False, "foreign"),
+        ("b", "ab", True, "same"),
+        ("bc", "ab", True, "moved"),
+        ("c", "ab", True, "foreign"),
+    ],
+)
+def test_bundle_agrees_with_its_list_wholly_mostly_or_not(
+    heads: str, refs: str, is_increment: bool, expected: str
+) -> None:
+    lines = [b"".join(b"%c\n" % name for name in text.encode()) for text in (heads, refs)]
+    assert agree(lines[0], lines[1], is_increment=is_increment) == expected
