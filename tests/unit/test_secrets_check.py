@@ -71,7 +71,7 @@ def test_a_secret_that_only_sessions_depend_on_is_not_tested() -> None:
     assert check({**RIGHT, "secret_key_base": "another-fake"}, *everything(RIGHT)).fit is Fit.FITS
 
 
-@pytest.mark.parametrize("missing", ["db_key_base", "otp_key_base", "active_record_encryption_primary_key"])
+@pytest.mark.parametrize("missing", ["db_key_base", "otp_key_base", PRIMARY, DETERMINISTIC, SALT])
 def test_a_missing_secret_does_not_fit_what_it_has_sealed(missing: str) -> None:
     secrets = {name: value for name, value in RIGHT.items() if name != missing}
     verdict = check(secrets, *everything(RIGHT))
@@ -88,6 +88,18 @@ def test_a_key_that_only_gitlab_can_compute_could_not_be_tested() -> None:
     assert verdict.fit is Fit.UNTESTED
     assert "db_key_base could not be read; 3 values open with one that GitLab does not use" in verdict.sentence()
     assert verdict.problems == ("db_key_base could not be read: it is computed (line 1) in gitlab.rb",)
+
+
+@pytest.mark.parametrize("computed", [PRIMARY, DETERMINISTIC, SALT])
+def test_values_that_may_belong_to_a_key_nobody_can_read_do_not_count_as_a_mismatch(computed: str) -> None:
+    verdict = check({**RIGHT, computed: {"no": "text"}}, *everything(RIGHT))
+    assert fits(verdict)["active_record_encryption"] == "could not be tested"
+    assert verdict.fit is Fit.UNTESTED
+
+
+def test_a_key_nobody_can_read_does_not_matter_where_all_values_open() -> None:
+    verdict = check({**RIGHT, DETERMINISTIC: 7}, TOKEN, table("cloud_connector_keys", "secret_key", [seal("J", RIGHT)]))
+    assert verdict.fit is Fit.FITS
 
 
 def test_a_value_that_gitlab_rb_overrules_does_not_make_it_fit() -> None:
@@ -144,6 +156,12 @@ def test_without_proof_for_the_key_of_the_database_it_could_not_be_tested(tables
     assert verdict.fit is Fit.UNTESTED
     assert verdict.failed == 0
     assert verdict.sentence().startswith("whether the secrets fit the database could not be tested; db_key_base: ")
+
+
+@pytest.mark.parametrize("tables", NOTHING[:5])
+def test_empty_and_absent_values_are_not_counted(tables: list[Table]) -> None:
+    verdict = check(RIGHT, *tables)
+    assert (verdict.columns, verdict.untested) == ((), ())
 
 
 def test_a_single_value_without_a_tag_that_opens_is_no_proof_and_two_are() -> None:

@@ -14,7 +14,7 @@ from drtool.gitlab.secrets.values import Key, Secrets
 _NEEDED: Final = {
     Family.DB: (Key.DB,),
     Family.OTP: (Key.OTP,),
-    Family.RAILS: (Key.RAILS_PRIMARY, Key.RAILS_SALT),
+    Family.RAILS: (Key.RAILS_PRIMARY, Key.RAILS_DETERMINISTIC, Key.RAILS_SALT),
 }
 _SHOWN: Final = 3
 
@@ -125,20 +125,20 @@ def _judge_family(
     family: Family, secrets: Secrets, columns: Sequence[ColumnCount], untested: Sequence[Untested]
 ) -> FamilyVerdict:
     mine = [column for column in columns if column.family is family]
+    opened, failed = sum(column.opened for column in mine), sum(column.failed for column in mine)
     skipped = sum(each.count for each in untested if each.family is family)
-    fit, reason = _fit(mine), ""
+    superseded = sum(column.superseded for column in mine)
     missing = [key for key in _NEEDED[family] if not secrets.current(key)]
     computed = [key for key in missing if key in secrets.unreadable]
-    superseded = sum(column.superseded for column in mine)
-    if computed and (mine or skipped):
+    fit, reason = _fit(mine), ""
+    if computed and (failed or skipped):
         fit, reason = Fit.UNTESTED, f"{' and '.join(computed)} could not be read"
-    elif missing and mine:
+    elif missing and failed:
         reason = f"the secrets hold no {' and no '.join(missing)}"
     elif fit is Fit.UNTESTED:
         reason = _why_untested(mine, skipped)
     if superseded:
         reason = "; ".join(filter(None, (reason, f"{superseded} values open with one that GitLab does not use")))
-    opened, failed = sum(column.opened for column in mine), sum(column.failed for column in mine)
     return FamilyVerdict(family, fit, reason, opened, failed, skipped, _opened_with(mine))
 
 
