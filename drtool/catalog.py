@@ -10,11 +10,14 @@ from __future__ import annotations
 import io
 import json
 import zlib
+from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import BinaryIO, cast
 
+from drtool.core.census import Census, parse_census, render_census
 from drtool.core.model import (
     Archive,
     IndexedMember,
@@ -25,9 +28,18 @@ from drtool.core.model import (
     parse_manifest,
     render_manifest,
 )
-from drtool.errors import IdentityMismatch, ObjectMissing, SetDamaged, SetMissing, SignatureInvalid, StoreError
+from drtool.errors import (
+    IdentityMismatch,
+    MemberMissing,
+    ObjectMissing,
+    SetDamaged,
+    SetMissing,
+    SignatureInvalid,
+    StoreError,
+)
 from drtool.signing import Signer, Verifier
 from drtool.stores import LeavesUploads, ObjectInfo, Store
+from drtool.stores.download import Download
 from drtool.streams import CHUNK, Counted, Pulled, SealBroken, Tap, sealed, unsealed
 
 MANIFEST = "manifest.json"
@@ -210,9 +222,9 @@ class Catalog:
         rows = {name: [(m.name, m.offset, m.size) for m in members] for name, members in index.items()}
         return self._put_compressed(set_id, "index", json.dumps(rows).encode(), recipients)
 
-    def put_census(self, set_id: str, census: bytes, recipients: Sequence[object]) -> Volume:
+    def put_census(self, set_id: str, census: Census, recipients: Sequence[object]) -> Volume:
         """Store what the instance contained; sealed like the data, because it names projects."""
-        return self._put_compressed(set_id, "census", census, recipients)
+        return self._put_compressed(set_id, "census", render_census(census), recipients)
 
     def _put_compressed(self, set_id: str, name: str, text: bytes, recipients: Sequence[object]) -> Volume:
         source = io.BytesIO(zlib.compress(text, level=6))
@@ -272,7 +284,7 @@ class BackupSet:
                 hint="Use another set (`drtool list`); `drtool fetch` brings out what is good of this one.",
             )
 
-    def check_present(self, volume: Volume) -> None:
+    def check_present(self, volume: Volume) -> ObjectInfo:
         """Raise SetDamaged unless the store holds the volume at its full size."""
         key = self.catalog.key(self.manifest.set_id, volume.name)
         try:
@@ -281,11 +293,12 @@ class BackupSet:
             raise self._damaged(volume, f"is missing from {self.catalog.store.name}") from problem
         if found.size != volume.stored_size:
             raise self._damaged(volume, f"{found.size} bytes in the store, the manifest says {volume.stored_size}")
+        return found
 
     def check_stored(self, volume: Volume, saw: Callable[[int], None] | None = None) -> None:
         """Read a volume as it lies and compare its digest; needs no identity. Raises SetDamaged."""
         with self.open_volume(volume) as body:
-            stored = Tap(body, saw)
+            stored = Tap(cast(BinaryIO, body), saw)
             while stored.read(CHUNK):
                 pass
         self.compare_stored(volume, stored)
@@ -310,9 +323,14 @@ class BackupSet:
         except (ValueError, TypeError, AttributeError) as problem:
             raise SetDamaged(f"{self.manifest.set_id}: the index cannot be read: {problem}") from problem
 
-    def read_census(self) -> bytes | None:
-        """What the instance contained when the set was made, as ``put_census`` was given it; None if nothing was."""
-        return self._read_compressed(self.manifest.census) if self.manifest.census else None
+    def read_census(self) -> Census:
+        """What the instance contained when the set was made. Raises MemberMissing if nobody counted it."""
+        if self.manifest.census is None:
+            raise MemberMissing(
+                f"{self.manifest.set_id} has no census: what it contains was not counted",
+                hint="`drtool extract SET --list` names its members.",
+            )
+        return parse_census(self._read_compressed(self.manifest.census), source=f"the census of {self.manifest.set_id}")
 
     def _read_compressed(self, archive: Archive) -> bytes:
         text = b"".join(self._plain_chunks(archive, None))
@@ -322,27 +340,37 @@ class BackupSet:
             raise SetDamaged(f"{self.manifest.set_id}: the {archive.name} cannot be read: {problem}") from problem
 
     def _plain_chunks(self, archive: Archive, saw: Callable[[int], None] | None) -> Generator[bytes, None, None]:
-        for volume in archive.volumes:
-            yield from self._volume_chunks(volume, archive.seal, saw)
+        """Volume after volume; the beginning of the next one is fetched while one is read."""
+        ahead: deque[Download] = deque()
+        try:
+            for number, volume in enumerate(archive.volumes):
+                ahead.extend(self.open_volume(each) for each in archive.volumes[number + len(ahead) : number + 2])
+                with ahead[0] as body:
+                    yield from self._volume_chunks(volume, cast(BinaryIO, body), archive.seal, saw)
+                ahead.popleft()
+        finally:
+            for body in ahead:
+                body.close()
 
-    def _volume_chunks(self, volume: Volume, seal: SealKind, saw: Callable[[int], None] | None) -> Iterator[bytes]:
+    def _volume_chunks(
+        self, volume: Volume, body: BinaryIO, seal: SealKind, saw: Callable[[int], None] | None
+    ) -> Iterator[bytes]:
         held = b""  # the newest chunk stays back until the whole volume is proven
-        with self.open_volume(volume) as body:
-            stored = Counted(body)
-            source = unsealed(cast(BinaryIO, stored), self.identities) if seal == "age" else stored
-            plain = Tap(cast(BinaryIO, source), saw)
-            try:
-                while chunk := plain.read(CHUNK):
-                    if held:
-                        yield held
-                    held = chunk
-            except SealBroken as problem:
-                raise self._damaged(volume, f"the seal is broken: {problem}") from problem
-            except IdentityMismatch:
-                self.check_stored(volume)  # a changed header looks like a wrong identity: damage is to be told first
-                raise
-            finally:
-                source.close()
+        stored = Counted(body)
+        source = unsealed(cast(BinaryIO, stored), self.identities) if seal == "age" else stored
+        plain = Tap(cast(BinaryIO, source), saw)
+        try:
+            while chunk := plain.read(CHUNK):
+                if held:
+                    yield held
+                held = chunk
+        except SealBroken as problem:
+            raise self._damaged(volume, f"the seal is broken: {problem}") from problem
+        except IdentityMismatch:
+            self.check_stored(volume)  # a changed header looks like a wrong identity: damage is to be told first
+            raise
+        finally:
+            source.close()
         # Not the digest of what is stored: the plain bytes are the signed ones, and no seal is whole but the one made.
         self._compare(volume, stored.size, None if seal == "age" else plain.sha256)
         if (plain.size, plain.sha256) != (volume.plain_size, volume.plain_sha256):
@@ -360,12 +388,10 @@ class BackupSet:
         if sha256 not in (None, volume.stored_sha256):
             raise self._damaged(volume, "other bytes than were stored")
 
-    @contextmanager
-    def open_volume(self, volume: Volume) -> Iterator[BinaryIO]:
-        """A volume's bytes as they lie, of the right size; nothing is compared yet. Raises SetDamaged."""
-        self.check_present(volume)  # a missing object is damage here, not a wrong key
-        with self.catalog.store.open(self.catalog.key(self.manifest.set_id, volume.name)) as body:
-            yield body
+    def open_volume(self, volume: Volume) -> Download:
+        """A volume's bytes as they lie; only its size is compared yet. To be closed; ``read`` raises SetDamaged."""
+        # A missing object is damage here, not a wrong key.
+        return Download(self.catalog.store, partial(self.check_present, volume))
 
     def _damaged(self, volume: Volume, what: str) -> SetDamaged:
         return SetDamaged(

@@ -40,6 +40,7 @@ def copy(backup_set: BackupSet, to: Catalog, *, clock: Clock, emit: Emit) -> Cop
     done = sent = bytes_sent = 0
     with phase("copy", f"Copying {manifest.set_id} to {to.store.name}", clock, emit):
         if not _is_there(to, manifest.set_id, commit):
+            to.remove_unfinished()  # none at once: another host may be copying this very set
             for volume in manifest.volumes:
                 if not _intact(copied, volume):
                     _send(backup_set, volume, to)
@@ -72,7 +73,7 @@ def _intact(copied: BackupSet, volume: Volume) -> bool:
 def _send(backup_set: BackupSet, volume: Volume, to: Catalog) -> None:
     key = to.key(backup_set.manifest.set_id, volume.name)
     with backup_set.open_volume(volume) as body:
-        proven = _Proven(backup_set, volume, body)
+        proven = _Proven(backup_set, volume, cast(BinaryIO, body))
         to.store.put(key, cast(BinaryIO, proven), size_hint=volume.stored_size)
 
 

@@ -5,20 +5,24 @@ The comments in ``Store`` are the contract; ``stores/conformance.py`` tests them
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import BinaryIO, Literal, Protocol
+from typing import BinaryIO, Literal, Protocol, runtime_checkable
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """What a store says about one object. ``size`` in bytes; ``modified_at`` aware UTC."""
+    """What a store says about one object. ``size`` in bytes; ``modified_at`` aware UTC.
+
+    ``version`` comes from ``stat`` and is for ``open``: other bytes under the same key have another one.
+    """
 
     key: str
     size: int
     modified_at: datetime
+    version: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,10 @@ class Capabilities:
     conditional_put: bool = False
     signed_url: bool = False
     versioning: bool = False
+
+
+UPLOADS_DIE_AFTER = timedelta(hours=6)
+"""An upload that got no part for so long has no live writer: none pauses for a quarter of a day."""
 
 
 class Store(Protocol):
@@ -61,10 +69,13 @@ class Store(Protocol):
         """
         ...
 
-    def open(self, key: str, *, start: int = 0) -> AbstractContextManager[BinaryIO]:
-        """Read an object from byte ``start`` on. ObjectMissing if it is not there.
+    def open(
+        self, key: str, *, start: int = 0, size: int | None = None, version: str = ""
+    ) -> AbstractContextManager[BinaryIO]:
+        """Read an object from byte ``start`` on, ``size`` bytes at most. ObjectMissing if it is not there.
 
         A body that breaks off early raises StoreTransient (or is resumed silently); it never looks like an end.
+        With a ``version`` that ``stat`` told: StoreError if something else lies under the key by now.
         """
         ...
 
@@ -82,4 +93,19 @@ class Store(Protocol):
 
     def signed_url(self, key: str, *, ttl: timedelta) -> str:
         """A URL that reads this object without credentials for ``ttl``. StoreError where the store cannot."""
+        ...
+
+
+@runtime_checkable
+class LeavesUploads(Protocol):
+    """A store in which a killed put leaves parts behind, which nobody sees and somebody pays for."""
+
+    def remove_unfinished(self, prefix: str, *, is_dead: Callable[[str], bool]) -> tuple[str, ...]:
+        """Abort the unfinished uploads of keys below ``prefix`` that have no live writer; return their keys.
+
+        Dead at once is what ``is_dead`` says of a key: only who knows that no other process, here or elsewhere, can be
+        writing it may say so. Any other upload is dead when nothing of it arrived for ``UPLOADS_DIE_AFTER``, by the
+        store's own clock; one that was alive all the same fails loudly at its next part, and becomes no object. What
+        no put of ours could have begun is left alone. Raises StoreAccessDenied without the right to list uploads.
+        """
         ...

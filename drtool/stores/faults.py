@@ -129,15 +129,18 @@ class FaultyStore:
         self._leave(fault)
         return info
 
-    def open(self, key: str, *, start: int = 0) -> AbstractContextManager[BinaryIO]:
-        return self._open(key, start, self._enter("open", key))
+    def open(
+        self, key: str, *, start: int = 0, size: int | None = None, version: str = ""
+    ) -> AbstractContextManager[BinaryIO]:
+        return self._open(key, start, size, version, self._enter("open", key))
 
     @contextlib.contextmanager
-    def _open(self, key: str, start: int, fault: _Fault | None) -> Iterator[BinaryIO]:
-        with self.inner.open(key, start=start) as body:
+    def _open(self, key: str, start: int, size: int | None, version: str, fault: _Fault | None) -> Iterator[BinaryIO]:
+        with self.inner.open(key, start=start, size=size, version=version) as body:
             cut = self._body_breaks.pop(0) if self._body_breaks else None
             if fault and fault.when == "during":
-                cut = (max(0, self.inner.stat(key).size - start) // 2, fault.error)
+                rest = max(0, self.inner.stat(key).size - start)
+                cut = (rest // 2 if size is None else min(rest, size) // 2, fault.error)
             yield cast(BinaryIO, io.BufferedReader(_CutBody(self, body, *cut))) if cut else body
         self._leave(fault)
 

@@ -55,11 +55,10 @@ def check_prefix(prefix: str) -> str:
     return prefix
 
 
-def check_start(start: int) -> int:
-    """Return ``start``, or raise StoreError when it lies before the first byte."""
-    if start < 0:
-        raise StoreError(f"cannot read from byte {start}")
-    return start
+def check_span(start: int, size: int | None) -> None:
+    """Raise StoreError when ``start`` lies before the first byte, or nothing is asked for."""
+    if start < 0 or (size is not None and size < 1):
+        raise StoreError(f"cannot read {'all' if size is None else size} bytes from byte {start}")
 
 
 def check_lock(store: str, capabilities: Capabilities, lock_until: datetime | None) -> None:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, BinaryIO, NoReturn, cast
 
 from drtool.errors import BucketMissing, ObjectExists, ObjectMissing, StoreAccessDenied, StoreError, StoreFull
 from drtool.stores import Capabilities, ObjectInfo
-from drtool.stores.keys import check_key, check_lock, check_prefix, check_start, is_name
+from drtool.stores.keys import check_key, check_lock, check_prefix, check_span, is_name
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -75,9 +75,9 @@ class LocalStore:
         return _info(key, written)
 
     @contextlib.contextmanager
-    def open(self, key: str, *, start: int = 0) -> Iterator[BinaryIO]:
+    def open(self, key: str, *, start: int = 0, size: int | None = None, version: str = "") -> Iterator[BinaryIO]:
         path = self._locate(key)
-        check_start(start)
+        check_span(start, size)
         with self._errors(key), self._missing_is(key):
             file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
@@ -85,8 +85,11 @@ class LocalStore:
                 status = os.fstat(file)
                 if not stat.S_ISREG(status.st_mode):
                     self._raise_missing(key)
+                if version not in ("", _version(status)):
+                    raise StoreError(f"{self.name}: {key} was replaced")
                 os.lseek(file, start, os.SEEK_SET)
-            with io.BufferedReader(_Body(self, key, file, max(0, status.st_size - start)), _CHUNK) as body:
+            rest = max(0, status.st_size - start)
+            with io.BufferedReader(_Body(self, key, file, rest if size is None else min(rest, size)), _CHUNK) as body:
                 yield cast(BinaryIO, body)
         finally:
             os.close(file)
@@ -356,7 +359,12 @@ def _flush_directory(folder: Path) -> None:
 
 
 def _info(key: str, status: os.stat_result) -> ObjectInfo:
-    return ObjectInfo(key, status.st_size, datetime.fromtimestamp(status.st_mtime, UTC))
+    changed_at = datetime.fromtimestamp(status.st_mtime, UTC)
+    return ObjectInfo(key, status.st_size, changed_at, version=_version(status))
+
+
+def _version(status: os.stat_result) -> str:
+    return f"{status.st_ino}-{status.st_mtime_ns}-{status.st_size}"
 
 
 def _exists(store: LocalStore, key: str) -> ObjectExists:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import closing
@@ -11,7 +12,7 @@ from typing import BinaryIO
 
 from drtool.errors import ObjectExists, ObjectMissing, StoreError, StoreFull
 from drtool.stores import Capabilities, ObjectInfo
-from drtool.stores.keys import check_key, check_lock, check_prefix, check_start
+from drtool.stores.keys import check_key, check_lock, check_prefix, check_span
 
 
 class MemoryStore:
@@ -22,6 +23,7 @@ class MemoryStore:
         self.capabilities = Capabilities(conditional_put=True)
         self.capacity = capacity
         self._objects: dict[str, tuple[ObjectInfo, bytes]] = {}
+        self._versions = itertools.count(1)
         self._lock = threading.Lock()
 
     def put(
@@ -40,14 +42,16 @@ class MemoryStore:
             if only_if_absent and key in self._objects:
                 raise ObjectExists(f"{self.name}: {key} exists already")
             self._check_room(key, len(content))
-            info = ObjectInfo(key, len(content), datetime.now(UTC))
+            info = ObjectInfo(key, len(content), datetime.now(UTC), version=str(next(self._versions)))
             self._objects[key] = (info, content)
         return info
 
-    def open(self, key: str, *, start: int = 0) -> closing[BinaryIO]:
-        check_start(start)
-        _, content = self._find(key)
-        return closing(io.BytesIO(content[start:]))
+    def open(self, key: str, *, start: int = 0, size: int | None = None, version: str = "") -> closing[BinaryIO]:
+        check_span(start, size)
+        info, content = self._find(key)
+        if version not in ("", info.version):
+            raise StoreError(f"{self.name}: {key} was replaced")
+        return closing(io.BytesIO(content[start : None if size is None else start + size]))
 
     def stat(self, key: str) -> ObjectInfo:
         return self._find(key)[0]

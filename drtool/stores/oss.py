@@ -29,11 +29,11 @@ from oss2.models import RestoreConfiguration
 from drtool.errors import ConfigError, ObjectMissing, StoreAccessDenied, StoreError, StoreTransient
 from drtool.stores import Capabilities, ObjectInfo
 from drtool.stores.endpoint import connection_error, web_page
-from drtool.stores.keys import check_key, check_lock, check_prefix, check_start, is_key
+from drtool.stores.keys import check_key, check_lock, check_prefix, check_span, is_key
+from drtool.stores.lifecycle import LifecycleEffects
 from drtool.stores.multipart import PART_SIZE, upload
 from drtool.stores.oss_answers import (
     AlreadyThawing,
-    LifecycleEffects,
     NotSet,
     WormState,
     denied_action,
@@ -43,7 +43,7 @@ from drtool.stores.oss_answers import (
     worm_state,
 )
 from drtool.stores.oss_credentials import METADATA_URL, RamRole
-from drtool.stores.oss_transfer import Body, Checked, Put, moment
+from drtool.stores.oss_transfer import Body, Checked, Put, moment, remove_unfinished
 from drtool.stores.retry import Backoff
 
 T = TypeVar("T")
@@ -71,9 +71,8 @@ class OssStore:
     else from OSS_ACCESS_KEY_ID, OSS_ACCESS_KEY_SECRET and OSS_SESSION_TOKEN. No proxy and no ~/.netrc is looked at.
     ``versioned`` must say whether versioning was ever enabled: such a bucket ignores "do not overwrite", so a put that
     must not replace anything looks first, which two racing writers can both survive. ``worm`` declares a retention
-    policy; the capability is there only while the bucket says that it is locked. Killed uploads leave parts behind:
-    those of a key are removed by the next large put of that key, once idle for six hours; for the rest the bucket
-    should have a lifecycle rule (``lifecycle``).
+    policy; the capability is there only while the bucket says that it is locked. Killed puts leave parts behind, see
+    ``remove_unfinished``; a lifecycle rule of the bucket (``lifecycle``) does it too, for who may not list uploads.
     """
 
     def __init__(
@@ -170,14 +169,15 @@ class OssStore:
         return sink.confirm(size)
 
     @contextlib.contextmanager
-    def open(self, key: str, *, start: int = 0) -> Iterator[BinaryIO]:
+    def open(self, key: str, *, start: int = 0, size: int | None = None, version: str = "") -> Iterator[BinaryIO]:
         check_key(key)
-        with Body(self, key, check_start(start)) as raw, io.BufferedReader(raw, 1 << 20) as body:
+        check_span(start, size)
+        with Body(self, key, start, size, version) as raw, io.BufferedReader(raw, 1 << 20) as body:
             yield cast(BinaryIO, body)
 
     def stat(self, key: str) -> ObjectInfo:
         head = self.head(check_key(key))
-        return ObjectInfo(key, head.content_length, moment(head.last_modified))
+        return ObjectInfo(key, head.content_length, moment(head.last_modified), version=head.etag)
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """As the contract says; objects whose key no put of ours could have made do not show."""
@@ -187,6 +187,9 @@ class OssStore:
         wanted = iter([check_key(key) for key in keys])
         while batch := [*itertools.islice(wanted, _MOST_DELETED)]:
             self._delete(batch)
+
+    def remove_unfinished(self, prefix: str, *, is_dead: Callable[[str], bool]) -> tuple[str, ...]:
+        return remove_unfinished(self, check_prefix(prefix), is_dead)
 
     def signed_url(self, key: str, *, ttl: timedelta) -> str:
         """As the contract says. One signed by a role's keys ends with them, which can be sooner."""
@@ -210,6 +213,10 @@ class OssStore:
                 wanted = RestoreConfiguration(days)
                 self.call(key, lambda: self.client.restore_object(self.prefix + key, input=wanted))
         return "readable" if state == "readable" else "thawing"
+
+    def kept_as(self, key: str) -> dict[str, str]:
+        """How the bucket keeps an object, in the words of drtool.toml."""
+        return {"storage_class": self.head(check_key(key)).headers.get("x-oss-storage-class", "Standard")}
 
     def worm_state(self) -> WormState:
         try:

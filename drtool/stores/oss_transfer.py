@@ -7,20 +7,22 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import hashlib
 import io
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import anycrc
 
 from drtool.errors import ObjectExists, ObjectMissing, StoreError, StoreTransient
-from drtool.stores import ObjectInfo
+from drtool.stores import UPLOADS_DIE_AFTER, ObjectInfo
+from drtool.stores.keys import is_key
 from drtool.stores.multipart import Slices
 from drtool.stores.oss_answers import Frozen, PastTheEnd, Refused, Retained, UploadGone, frozen_error
 
@@ -34,8 +36,6 @@ T = TypeVar("T")
 # Not crcmod, which oss2 brings: without a compiler pip installs its Python only, 5 MB/s; with one, 420 MB/s for all
 # threads together. anycrc 2.1.0 does 12 GB/s.
 CRC = anycrc.Model("CRC64-XZ")
-# An upload without a new part for this long belongs to a dead writer: no live one pauses for a quarter of a day.
-_DEAD_AFTER = timedelta(hours=6)
 _MARK = "x-oss-meta-drtool-put"
 _RESUMES = 5
 _PROGRESS = 1 << 20
@@ -97,7 +97,6 @@ class Put:
 
     def start(self) -> None:
         self._refuse_if_present()
-        self._remove_dead_uploads()
         started = self._call(lambda: self._client.init_multipart_upload(self._name, headers=self._new_object))
         self._upload_id = started.upload_id
 
@@ -114,7 +113,9 @@ class Put:
             done = self._client.complete_multipart_upload(
                 self._name, self._upload_id, parts, headers=dict(self._condition)
             )
-            done.resp.read()  # to its end: an answer that breaks off settles nothing, and a connection is freed
+            # To its end: an answer that breaks off settles nothing, and a connection is freed.
+            if b"<CompleteMultipartUploadResult" not in done.resp.read():
+                raise self._not_an_answer()
             crc: int | None = done.crc
             return crc
 
@@ -128,7 +129,7 @@ class Put:
 
     def abort(self) -> None:
         if self._upload_id:
-            self._abort(self._upload_id)
+            _abort(self._store, self._key, self._upload_id)
 
     def confirm(self, size: int) -> ObjectInfo:
         """Look at the stored object: a server that kept other bytes than we sent must not pass for a success."""
@@ -144,9 +145,15 @@ class Put:
         return self._store.call(self._key, function)
 
     def _compare(self, sent: Any, content: bytearray) -> None:
-        """Have bytes sent again that did not arrive as they were."""
+        """Have bytes sent again that did not arrive as they were, or that somebody else said yes to."""
+        if not sent.etag:
+            raise self._not_an_answer()
         if sent.crc not in (None, CRC.calc(content)):
             raise StoreTransient(f"{self._store.name}{self._key} at {self._store.endpoint}: bytes changed on their way")
+
+    def _not_an_answer(self) -> StoreTransient:
+        """What a 200 is that says nothing of the object: a portal's or a proxy's, or an error that came too late."""
+        return StoreTransient(f"{self._store.name}{self._key} at {self._store.endpoint}: a 200 that is not one of OSS")
 
     def _damaged(self) -> StoreError:
         return StoreError(
@@ -175,36 +182,60 @@ class Put:
     def _exists(self) -> ObjectExists:
         return ObjectExists(f"{self._store.name}{self._key} exists already")
 
-    def _remove_dead_uploads(self) -> None:
-        """Remove parts that killed writers of this very key left. Without the right to list uploads they stay."""
-        try:
-            page = self._call(lambda: self._client.list_multipart_uploads(prefix=self._name))
-            now = parsedate_to_datetime(page.headers["Date"])
-            for found in page.upload_list:
-                if found.key == self._name and now - self._last_sign_of(found) > _DEAD_AFTER:
-                    self._abort(found.upload_id)
-        except StoreError:
-            return  # tidying up is no reason to lose a backup; a lifecycle rule of the bucket does it as well
 
-    def _last_sign_of(self, found: Any) -> datetime:
-        parts = self._call(lambda: self._client.list_parts(self._name, found.upload_id)).parts
-        return moment(max([found.initiation_date, *(part.last_modified for part in parts)]))
+def remove_unfinished(store: OssStore, prefix: str, is_dead: Callable[[str], bool]) -> tuple[str, ...]:
+    """What ``LeavesUploads`` says."""
+    removed = []
+    for found, now in _unfinished(store, prefix):
+        key = found.key.removeprefix(store.prefix)
+        if is_key(key) and (is_dead(key) or now - _last_sign_of(store, key, found) > UPLOADS_DIE_AFTER):
+            _abort(store, key, found.upload_id)
+            removed.append(key)
+    return tuple(removed)
 
-    def _abort(self, upload_id: str) -> None:
-        with contextlib.suppress(UploadGone, ObjectMissing):
-            self._call(lambda: self._client.abort_multipart_upload(self._name, upload_id))
+
+def _unfinished(store: OssStore, prefix: str) -> Iterator[tuple[Any, datetime]]:
+    """Every upload below ``prefix``, and what the service's clock said when it told of it."""
+    key, upload_id = "", ""
+    while True:
+        ask = functools.partial(
+            store.client.list_multipart_uploads, store.prefix + prefix, key_marker=key, upload_id_marker=upload_id
+        )
+        page = store.call(prefix, ask)
+        now = parsedate_to_datetime(page.headers["Date"])
+        yield from ((found, now) for found in page.upload_list)
+        if not page.is_truncated:
+            return
+        key, upload_id = page.next_key_marker, page.next_upload_id_marker
+
+
+def _last_sign_of(store: OssStore, key: str, found: Any) -> datetime:
+    """When its newest part arrived, which may have any number; of one without parts, when it was begun."""
+    newest, marker = found.initiation_date, ""
+    while True:
+        page = store.call(key, functools.partial(store.client.list_parts, found.key, found.upload_id, marker))
+        newest = max([newest, *(part.last_modified for part in page.parts)])
+        if not page.is_truncated:
+            return moment(newest)
+        marker = page.next_marker
+
+
+def _abort(store: OssStore, key: str, upload_id: str) -> None:
+    with contextlib.suppress(UploadGone, ObjectMissing):
+        store.call(key, lambda: store.client.abort_multipart_upload(store.prefix + key, upload_id))
 
 
 class Body(io.RawIOBase):
-    """The bytes of one object from ``start`` on, over as many connections as it takes.
+    """Some bytes of one object, over as many connections as it takes.
 
     A body that ends early is asked for again from there, of the same object (``If-Match``); five times without
     a MiB in between, then StoreTransient. The last bytes of a whole object are given only if all fit its checksum.
     """
 
-    def __init__(self, store: OssStore, key: str, start: int) -> None:
+    def __init__(self, store: OssStore, key: str, start: int, size: int | None, etag: str) -> None:
         self._store, self._key, self._position = store, key, start
-        self._etag, self._size = "", 0
+        self._wanted_end = None if size is None else start + size
+        self._etag, self._end = etag, 0
         self._crc, self._due_crc = 0, None
         self._resumed, self._resumed_at = 0, start
         self._stream: Any = None
@@ -215,16 +246,16 @@ class Body(io.RawIOBase):
 
     def readinto(self, buffer: WriteableBuffer) -> int:
         view = memoryview(buffer)
-        while self._stream is not None and self._position < self._size:
+        while self._stream is not None and self._position < self._end:
             try:
-                chunk = self._read(min(len(view), self._size - self._position))
+                chunk = self._read(min(len(view), self._end - self._position))
             except StoreTransient as error:
                 self._resume(error)
                 continue
             view[: len(chunk)] = chunk
             self._position += len(chunk)
             self._crc = CRC.calc(chunk, self._crc)
-            if self._position == self._size and self._due_crc not in (None, self._crc):
+            if self._position == self._end and self._due_crc not in (None, self._crc):
                 raise self._store.doubt(self._key, self._etag)
             return len(chunk)
         return 0
@@ -238,17 +269,19 @@ class Body(io.RawIOBase):
         with self._store.errors(self._key):
             chunk: bytes = self._stream.read(size)
         if not chunk:
-            raise StoreTransient(f"{self._store.name}{self._key} ended {self._size - self._position} bytes early")
+            raise StoreTransient(f"{self._store.name}{self._key} ended {self._end - self._position} bytes early")
         return chunk
 
     def _connect(self) -> None:
         """Ask for the rest, if there is one."""
         start, etag = self._position, self._etag
+        ranged = bool(start) or self._wanted_end is not None
         # Without this OSS takes a range that it cannot serve for no range: 200, and the whole object.
-        headers = {"x-oss-range-behavior": "standard"} if start else {}
+        headers = {"x-oss-range-behavior": "standard"} if ranged else {}
         if etag:
             headers["If-Match"] = f'"{etag}"'
-        name, span = self._store.prefix + self._key, (start, None) if start else None
+        last = None if self._wanted_end is None else self._wanted_end - 1
+        name, span = self._store.prefix + self._key, (start, last) if ranged else None
         try:
             answer = self._store.call(
                 self._key, lambda: self._store.client.get_object(name, byte_range=span, headers=headers)
@@ -260,23 +293,24 @@ class Body(io.RawIOBase):
         except Frozen:
             raise frozen_error(f"{self._store.name}{self._key}", self._store.head(self._key).headers) from None
         self._stream = answer
-        if start and not self._starts_there(answer):
+        if ranged and not self._starts_there(answer):
             self._disconnect()
             if answer.status == 200 and answer.content_length <= start:
                 return
             raise StoreError(f"{self._store.name}{self._key}: the server ignores where to start reading")
-        if not start:
+        if not ranged:
             if answer.content_length is None:
                 raise StoreError(f"{self._store.name}{self._key}: somebody in between hides how long the object is")
-            self._size, self._due_crc = answer.content_length, answer.server_crc
+            self._end, self._due_crc = answer.content_length, answer.server_crc
         self._etag = answer.etag
 
     def _starts_there(self, answer: Any) -> bool:
         match = _CONTENT_RANGE.match(answer.content_range or "")
         if answer.status != 206 or not match:
             return False
-        first, last, self._size = map(int, match.groups())
-        return first == self._position and last == self._size - 1
+        first, last, size = map(int, match.groups())
+        self._end = size if self._wanted_end is None else min(size, self._wanted_end)
+        return first == self._position and last == self._end - 1
 
     def _resume(self, error: StoreTransient) -> None:
         if self._position - self._resumed_at >= _PROGRESS:

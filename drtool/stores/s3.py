@@ -23,26 +23,24 @@ from botocore.parsers import ResponseParserError
 from drtool.errors import ConfigError, ObjectMissing, StoreAccessDenied, StoreError, StoreTransient
 from drtool.stores import Capabilities, ObjectInfo
 from drtool.stores.endpoint import connection_error, web_page
-from drtool.stores.keys import check_key, check_lock, check_prefix, check_start, is_key
+from drtool.stores.keys import check_key, check_lock, check_prefix, check_span, is_key
 from drtool.stores.multipart import PART_SIZE, SMALLEST_PART, upload
 from drtool.stores.retry import Backoff
-from drtool.stores.s3_answers import PastTheEnd, Refused, bucket_missing, error_from_answer
-from drtool.stores.s3_put import Put
+from drtool.stores.s3_answers import PastTheEnd, bucket_missing, error_from_answer
+from drtool.stores.s3_body import Body
+from drtool.stores.s3_put import Put, remove_unfinished
 
 if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
-    from botocore.response import StreamingBody
     from mypy_boto3_s3.client import S3Client
     from mypy_boto3_s3.type_defs import HeadObjectOutputTypeDef
 
 T = TypeVar("T")
+StorageClass = Literal["STANDARD", "STANDARD_IA", "ONEZONE_IA", "INTELLIGENT_TIERING", "GLACIER_IR"]
 
 _CONNECT_TIMEOUT = timedelta(seconds=15)
 _READ_TIMEOUT = timedelta(seconds=60)
 _LONGEST_URL = timedelta(days=7)  # signature version 4 allows no more
 _HTML = re.compile(r"<!doctype html|<html", re.IGNORECASE)
-_RESUMES = 5
-_PROGRESS = 1 << 20
 _BROKEN_CONNECTION = (
     boto.HTTPClientError,
     boto.ConnectionError,
@@ -59,8 +57,11 @@ class S3Store:
     ``checksums``: "when_required" for servers that refuse boto3's trailing checksums over https (Spaces, OSS, old
     Ceph). ``conditional_put=False`` for servers that ignore ``If-None-Match``: then a put that must not replace
     anything looks first, which two racing writers can both survive. ``object_lock`` needs a bucket made for it.
-    Killed uploads leave parts behind: those of a key are removed by the next large put of that key, once idle for
-    six hours; for the rest the bucket should have a lifecycle rule (AbortIncompleteMultipartUpload).
+    ``versioned`` declares that the bucket keeps versions: what is deleted or replaced is then hidden, not gone, until a
+    rule of the bucket removes it. Older versions are not listed, brought back or removed here.
+    ``kms_key_id`` goes with ``sse`` "aws:kms"; without both, and without a class, the bucket decides.
+    Killed puts leave parts behind, see ``remove_unfinished``; a lifecycle rule of the bucket
+    (AbortIncompleteMultipartUpload) does it too, also for who may not list uploads.
     """
 
     def __init__(
@@ -78,6 +79,10 @@ class S3Store:
         ca_bundle: Path | None = None,
         conditional_put: bool = True,
         object_lock: Literal["governance", "compliance"] | None = None,
+        versioned: bool = False,
+        storage_class: StorageClass | None = None,
+        sse: Literal["AES256", "aws:kms"] | None = None,
+        kms_key_id: str | None = None,
         concurrency: int = 4,
         part_size: int = PART_SIZE,
         page_size: int = 1000,
@@ -92,8 +97,13 @@ class S3Store:
         self.prefix = f"{check_key(prefix.strip('/'))}/" if prefix.strip("/") else ""
         self.name = f"s3://{bucket}/{self.prefix}"
         self.capabilities = Capabilities(
-            lock="object" if object_lock else "none", conditional_put=conditional_put, signed_url=True
+            lock="object" if object_lock else "none",
+            conditional_put=conditional_put,
+            signed_url=True,
+            versioning=versioned,
         )
+        kept_as = {"StorageClass": storage_class, "ServerSideEncryption": sse, "SSEKMSKeyId": kms_key_id}
+        self.kept_as: dict[str, Any] = {name: value for name, value in kept_as.items() if value}
         self._object_lock = object_lock
         self._concurrency, self._part_size, self._page_size = concurrency, part_size, page_size
         self._backoff = backoff or Backoff()
@@ -149,14 +159,15 @@ class S3Store:
         return sink.confirm(size)
 
     @contextlib.contextmanager
-    def open(self, key: str, *, start: int = 0) -> Iterator[BinaryIO]:
+    def open(self, key: str, *, start: int = 0, size: int | None = None, version: str = "") -> Iterator[BinaryIO]:
         check_key(key)
-        with _Body(self, key, check_start(start)) as raw, io.BufferedReader(raw, 1 << 20) as body:
+        check_span(start, size)
+        with Body(self, key, start, size, version) as raw, io.BufferedReader(raw, 1 << 20) as body:
             yield cast(BinaryIO, body)
 
     def stat(self, key: str) -> ObjectInfo:
         head = self.head(check_key(key))
-        return ObjectInfo(key, head["ContentLength"], head["LastModified"].astimezone(UTC))
+        return ObjectInfo(key, head["ContentLength"], head["LastModified"].astimezone(UTC), version=head["ETag"])
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """As the contract says; objects whose key no put of ours could have made do not show."""
@@ -168,6 +179,9 @@ class S3Store:
         with ThreadPoolExecutor(self._concurrency, "delete") as threads:
             for _ in threads.map(self._delete, wanted):
                 pass
+
+    def remove_unfinished(self, prefix: str, *, is_dead: Callable[[str], bool]) -> tuple[str, ...]:
+        return remove_unfinished(self, check_prefix(prefix), is_dead)
 
     def signed_url(self, key: str, *, ttl: timedelta) -> str:
         check_key(key)
@@ -268,75 +282,6 @@ class S3Store:
         if lock_until is None or self._object_lock is None:
             return {}
         return {"ObjectLockMode": self._object_lock.upper(), "ObjectLockRetainUntilDate": lock_until}
-
-
-class _Body(io.RawIOBase):
-    """The bytes of one object from ``start`` on, over as many connections as it takes.
-
-    A body that ends early is asked for again from there, of the same object (``If-Match``); five times without
-    a MiB in between, then StoreTransient.
-    """
-
-    def __init__(self, store: S3Store, key: str, start: int) -> None:
-        self._store, self._key, self._position = store, key, start
-        self._etag = ""
-        self._resumed, self._resumed_at = 0, start
-        self._stream: StreamingBody | None = self._connect()
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: WriteableBuffer) -> int:
-        view = memoryview(buffer)
-        while self._stream is not None:
-            try:
-                with self._store.errors(self._key):
-                    chunk = self._stream.read(len(view))
-            except StoreTransient as error:
-                self._resume(error)
-                continue
-            view[: len(chunk)] = chunk
-            self._position += len(chunk)
-            return len(chunk)
-        return 0
-
-    def close(self) -> None:
-        if not self.closed and self._stream is not None:
-            self._stream.close()
-        super().close()
-
-    def _connect(self) -> StreamingBody | None:
-        """Ask for the rest. None: there is no rest."""
-        start = self._position
-        extra: Any = {"Range": f"bytes={start}-"} if start else {}
-        if self._etag:
-            extra["IfMatch"] = self._etag
-        try:
-            answer = self._store.call(
-                self._key, lambda: self._store.client.get_object(**self._store.address(self._key), **extra)
-            )
-        except PastTheEnd:
-            return None
-        except Refused as error:
-            raise StoreError(f"{self._store.name}{self._key} was replaced while it was being read") from error
-        # OSS by S3, and simple servers, answer a range they do not like with 200 and the whole object.
-        if start and not answer.get("ContentRange", "").startswith(f"bytes {start}-"):
-            answer["Body"].close()
-            if answer["ContentLength"] <= start:
-                return None
-            raise StoreError(f"{self._store.name}{self._key}: the server ignores where to start reading")
-        self._etag = answer["ETag"]
-        return answer["Body"]
-
-    def _resume(self, error: StoreTransient) -> None:
-        if self._position - self._resumed_at >= _PROGRESS:
-            self._resumed = 0
-        if self._resumed >= _RESUMES:
-            raise error
-        self._resumed, self._resumed_at = self._resumed + 1, self._position
-        if self._stream is not None:
-            self._stream.close()
-        self._stream = self._connect()
 
 
 def _stay_here(context: dict[str, Any], **_: object) -> None:

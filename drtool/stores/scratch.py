@@ -57,8 +57,10 @@ class ScratchStore:
         self._stored.add(key)
         return info
 
-    def open(self, key: str, *, start: int = 0) -> AbstractContextManager[BinaryIO]:
-        return self.inner.open(self._inside(key), start=start)
+    def open(
+        self, key: str, *, start: int = 0, size: int | None = None, version: str = ""
+    ) -> AbstractContextManager[BinaryIO]:
+        return self.inner.open(self._inside(key), start=start, size=size, version=version)
 
     def stat(self, key: str) -> ObjectInfo:
         return self.inner.stat(self._inside(key))

@@ -349,9 +349,9 @@ class Endless(MemoryStore):
     endless: str | None = None
     read = 0
 
-    def open(self, key: str, *, start: int = 0) -> closing[BinaryIO]:
+    def open(self, key: str, *, start: int = 0, **asked: Any) -> closing[BinaryIO]:
         if self.endless is None or not key.endswith(self.endless):
-            return super().open(key, start=start)
+            return super().open(key, start=start, **asked)
         return closing(cast(BinaryIO, EndlessBody(self)))
 
 

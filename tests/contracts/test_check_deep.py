@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import pytest
+from oss2.models import BucketLifecycle, LifecycleRule, StorageTransition
 
 from drtool import capabilities
 from drtool.app import load
-from drtool.capabilities import Capability, Trial
+from drtool.capabilities import Capability, Facts, Trial
 from drtool.deep import Report, try_out
 from drtool.engine import SystemClock
 from drtool.errors import BucketMissing, ConfigError, StoreAccessDenied, StoreError
@@ -22,6 +23,7 @@ from drtool.stores import ObjectInfo, Store
 from drtool.stores.memory import MemoryStore
 from drtool.stores.s3 import S3Store
 from drtool.stores.scratch import ScratchStore
+from tests.oss_server import Fault
 from tests.oss_server.state import Retention
 from tests.playground import Playground, playground
 from tests.servers import ACCESS_KEY_ID, BUCKET, SECRET_ACCESS_KEY
@@ -118,6 +120,12 @@ def declared_row(tried: Trial, name: str) -> Capability:
     return found
 
 
+def names_of(tried: Trial) -> list[str]:
+    scratch = ScratchStore(tried.store, "gitlab/drtool-check")
+    scratch.put("gitlab/drtool-check/probe", io.BytesIO(b"probe"))
+    return [found.name for found in capabilities.settings(tried, scratch)]
+
+
 def keys_in(store: Store) -> set[str]:
     return {info.key for info in store.list("")}
 
@@ -164,7 +172,7 @@ def test_several_parts_are_really_sent(s3_https: S3Server, request: pytest.Fixtu
     report = try_out(tried)
     assert (report.errors, report.left) == ((), ())
     assert row(report, "multipart").seen == "as it should be"
-    assert sent == ["UploadPart"] * 3
+    assert sent == ["UploadPart"] * (2 + 3)
 
 
 class Counting(MemoryStore):
@@ -173,9 +181,9 @@ class Counting(MemoryStore):
         self.moved = 0
 
     def put(self, key: str, source: BinaryIO, **options: Any) -> ObjectInfo:
-        info = super().put(key, source, **options)
-        self.moved += info.size
-        return info
+        content = b"".join(iter(lambda: source.read(1 << 20), b""))
+        self.moved += len(content)  # also of what is refused at its end
+        return super().put(key, io.BytesIO(content), **options)
 
 
 def test_no_more_than_twenty_megabytes_are_sent() -> None:
@@ -198,8 +206,8 @@ class ListingUnsorted(MemoryStore):
 
 
 class IgnoringTheStart(MemoryStore):
-    def open(self, key: str, *, start: int = 0) -> Any:
-        return super().open(key, start=0 if start > 0 else start)
+    def open(self, key: str, *, start: int = 0, **asked: Any) -> Any:
+        return super().open(key, start=0 if start > 0 else start, **asked)
 
 
 class KeepingWhatIsDeleted(MemoryStore):
@@ -461,6 +469,116 @@ def test_a_declared_object_lock_has_to_be_there(
     assert (absent.verdict, type(absent.error)) == ("bad", StoreError)
 
 
+@pytest.mark.engine("seaweedfs")
+def test_how_objects_are_kept_is_compared_with_what_is_declared(
+    s3_http: S3Server, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    tried = trial(tmp_path, settings("s3-http", request, storage_class="STANDARD_IA", sse="AES256"))
+
+    assert declared_row(tried, "storage_class").verdict == declared_row(tried, "sse").verdict == "ok"
+    assert not [
+        name for name in names_of(trial(tmp_path, settings("s3-http", request))) if name in ("sse", "kms_key_id")
+    ]
+
+
+@pytest.mark.parametrize("told", ["Standard", "Archive"])
+def test_class_that_the_store_does_not_keep_is_an_error(
+    oss: OssServer, request: pytest.FixtureRequest, tmp_path: Path, told: str
+) -> None:
+    tried = trial(tmp_path, settings("oss-http", request, storage_class="IA"))
+    assert declared_row(tried, "storage_class").verdict == "ok"
+    oss.add(Fault("altered answer", "HeadObject", left=99, status=200, headers={"x-oss-storage-class": told}))
+
+    found = declared_row(tried, "storage_class")
+
+    assert (found.verdict, type(found.error)) == ("bad", StoreError)
+    assert f"storage_class = IA, but an object that was put so is kept as {told}" in str(found.error)
+
+
+@pytest.mark.parametrize(
+    ("declared", "kept", "verdict"),
+    [
+        ("0b5e-55ed", "arn:aws:kms:eu-central-1:111122223333:key/0b5e-55ed", "ok"),
+        (
+            "arn:aws:kms:eu-central-1:111122223333:key/0b5e-55ed",
+            "arn:aws:kms:eu-central-1:111122223333:key/0b5e-55ed",
+            "ok",
+        ),
+        ("alias/backup", "arn:aws:kms:eu-central-1:111122223333:key/0b5e-55ed", "ok"),
+        ("alias/backup", "none", "bad"),
+        ("0b5e-55ed", "arn:aws:kms:eu-central-1:111122223333:key/another", "bad"),
+        ("0b5e-55ed", "none", "bad"),
+    ],
+)
+def test_key_that_encrypts_is_compared_with_the_one_that_is_declared(declared: str, kept: str, verdict: str) -> None:
+    facts = Facts(declared={"kms_key_id": declared}, kept_as=lambda key: {"kms_key_id": kept})
+
+    assert declared_row(of(MemoryStore(), facts=facts), "kms_key_id").verdict == verdict
+
+
+@pytest.mark.engine("seaweedfs")
+@pytest.mark.parametrize(("status", "verdict"), [("", "bad"), ("Enabled", "note"), ("Suspended", "bad")])
+def test_declared_versions_have_to_be_kept(
+    s3_http: S3Server,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    status: Literal["", "Enabled", "Suspended"],
+    verdict: str,
+) -> None:
+    bucket, client = f"deep-versions-{status.lower() or 'never'}", s3_http.store().client
+    client.create_bucket(Bucket=bucket)
+    if status:
+        client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": status})
+
+    found = declared_row(trial(tmp_path, settings("s3-http", request, bucket=bucket, versioned="true")), "versioning")
+
+    assert (found.verdict, bool(found.error)) == (verdict, verdict == "bad")
+
+
+@pytest.mark.engine("seaweedfs")
+def test_rule_of_a_bucket_that_deletes_backups_is_a_note(
+    s3_http: S3Server, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    client = s3_http.store().client
+    client.create_bucket(Bucket="deep-lifecycle")
+    tried = trial(tmp_path, settings("s3-http", request, bucket="deep-lifecycle", prefix="night"))
+    assert declared_row(tried, "lifecycle").verdict == "ok"
+    client.put_bucket_lifecycle_configuration(
+        Bucket="deep-lifecycle",
+        LifecycleConfiguration={
+            "Rules": [{"ID": "old", "Status": "Enabled", "Filter": {"Prefix": "night/"}, "Expiration": {"Days": 30}}]
+        },
+    )
+
+    found = declared_row(tried, "lifecycle")
+
+    assert (found.verdict, found.error) == ("note", None)
+    assert found.seen.endswith("old")
+
+
+def test_rule_of_an_oss_bucket_that_freezes_backups_is_a_note(
+    oss: OssServer, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    tried = trial(tmp_path, settings("oss-http", request))
+    assert declared_row(tried, "lifecycle").verdict == "ok"
+    rule = LifecycleRule("cold", "", storage_transitions=[StorageTransition(days=30, storage_class="Archive")])
+    oss.store().client.put_bucket_lifecycle(BucketLifecycle([rule]))
+
+    assert (declared_row(tried, "lifecycle").verdict, "cold" in declared_row(tried, "lifecycle").seen) == ("note", True)
+
+
+@pytest.mark.parametrize("call", ["ListMultipartUploads", ""])
+def test_uploads_that_may_not_be_listed_are_a_note(
+    oss: OssServer, request: pytest.FixtureRequest, tmp_path: Path, call: str
+) -> None:
+    oss.service.denied |= {call}
+
+    found = declared_row(trial(tmp_path, settings("oss-http", request)), "unfinished uploads")
+
+    assert found.verdict == ("note" if call else "ok")
+    assert not call or "oss:ListMultipartUploads" in found.hint
+
+
 # -- the command -----------------------------------------------------------------------------------------------------
 
 
@@ -477,7 +595,7 @@ def test_the_command_tells_people_and_machines_the_same(place: Playground) -> No
     assert [row["name"] for row in ran.last["deep"]["capabilities"] if row["verdict"] == "note"] == ["delete"]
     assert {answer["error"] for answer in ran.last["answers"]} == {None}
     assert all(row["seen"] in told.stdout for row in ran.last["deep"]["capabilities"])
-    assert "28 of 28 contracts kept" in told.stdout
+    assert "30 of 30 contracts kept" in told.stdout
     assert told.stdout.endswith("The store will do.\n")
     assert [*place.store.rglob("*")] == []
     assert place.drtool("check", "--deep", "--quiet").stdout == ""

@@ -67,9 +67,9 @@ class ListingLocalTimes(MemoryStore):
 
 
 class InventingObjects(MemoryStore):
-    def open(self, key: str, *, start: int = 0) -> closing[BinaryIO]:
+    def open(self, key: str, *, start: int = 0, **asked: Any) -> closing[BinaryIO]:
         with suppress(ObjectMissing):
-            return super().open(key, start=start)
+            return super().open(key, start=start, **asked)
         return closing(io.BytesIO())
 
 
@@ -82,27 +82,37 @@ class OverwritingInPlace(Rereading):
 
 
 class IgnoringStart(MemoryStore):
-    def open(self, key: str, *, start: int = 0) -> closing[BinaryIO]:
-        return super().open(key)
+    def open(self, key: str, *, start: int = 0, **asked: Any) -> closing[BinaryIO]:
+        return super().open(key, **asked)
+
+
+class IgnoringSize(MemoryStore):
+    def open(self, key: str, *, start: int = 0, size: int | None = None, version: str = "") -> closing[BinaryIO]:
+        return super().open(key, start=start, version=version)
+
+
+class IgnoringVersion(MemoryStore):
+    def open(self, key: str, *, start: int = 0, size: int | None = None, version: str = "") -> closing[BinaryIO]:
+        return super().open(key, start=start, size=size)
 
 
 class MisplacingParts(MemoryStore):
-    def open(self, key: str, *, start: int = 0) -> closing[BinaryIO]:
-        return super().open(key, start=start - 1 if start >= 5 * MIB else start)
+    def open(self, key: str, *, start: int = 0, **asked: Any) -> closing[BinaryIO]:
+        return super().open(key, start=start - 1 if start >= 5 * MIB else start, **asked)
 
 
 class LeakingConnections(MemoryStore):
     connections = 10
 
-    def open(self, key: str, *, start: int = 0) -> closing[BinaryIO]:
+    def open(self, key: str, *, start: int = 0, **asked: Any) -> closing[BinaryIO]:
         self.connections -= 1
         if self.connections < 0:
             raise StoreError("no connection left")
-        return super().open(key, start=start)
+        return super().open(key, start=start, **asked)
 
 
 class ReadingWhatIsThereNow(MemoryStore):
-    def open(self, key: str, *, start: int = 0) -> closing[BinaryIO]:
+    def open(self, key: str, *, start: int = 0, **asked: Any) -> closing[BinaryIO]:
         store = self
 
         class Body(io.RawIOBase):
@@ -252,6 +262,8 @@ DEFECTS: dict[str, Callable[[], Subject]] = {
     "a_later_put_replaces_all": lambda: Subject(OverwritingInPlace()),
     "open_starts_where_asked": lambda: Subject(IgnoringStart()),
     "open_starts_within_any_part": lambda: Subject(MisplacingParts()),
+    "open_gives_no_more_than_asked": lambda: Subject(IgnoringSize()),
+    "open_gives_nothing_of_another_version": lambda: Subject(IgnoringVersion()),
     "open_may_be_left_early": lambda: Subject(LeakingConnections()),
     "a_reader_never_sees_a_mixture": lambda: Subject(ReadingWhatIsThereNow()),
     "put_reads_a_pipe": lambda: Subject(Seeking()),

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -312,10 +312,10 @@ class DroppingStore(MemoryStore):
 
     drops_after: int | None = None
 
-    def open(self, key: str, *, start: int = 0) -> closing[BinaryIO]:
+    def open(self, key: str, *, start: int = 0, **asked: Any) -> closing[BinaryIO]:
         if self.drops_after is None:
-            return super().open(key, start=start)
-        with super().open(key, start=start) as whole:
+            return super().open(key, start=start, **asked)
+        with super().open(key, start=start, **asked) as whole:
             return closing(DroppingBody(whole.read(), self.drops_after))
 
 

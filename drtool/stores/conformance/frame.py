@@ -59,8 +59,8 @@ class Area:
     def put(self, name: str, content: bytes, *, only_if_absent: bool = False) -> ObjectInfo:
         return self.store.put(self.key(name), forward_only([content]), only_if_absent=only_if_absent)
 
-    def read(self, name: str, start: int = 0) -> bytes:
-        with self.store.open(self.key(name), start=start) as body:
+    def read(self, name: str, start: int = 0, size: int | None = None, version: str = "") -> bytes:
+        with self.store.open(self.key(name), start=start, size=size, version=version) as body:
             return body.read()
 
     def names(self, prefix: str = "") -> list[str]:

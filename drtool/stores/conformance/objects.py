@@ -120,6 +120,46 @@ def open_starts_within_any_part(area: Area) -> None:
 
 
 @contract
+def open_gives_no_more_than_asked(area: Area) -> None:
+    content = bytes(range(200))
+    area.put("one", content)
+    for start, size in (
+        (0, 1),
+        (0, 199),
+        (0, 200),
+        (0, 999),
+        (7, 1),
+        (7, 100),
+        (150, 50),
+        (150, 51),
+        (200, 1),
+        (300, 9),
+    ):
+        seen = area.read("one", start, size)
+        expect(seen == content[start : start + size], f"{size} bytes from byte {start} of 200: {len(seen)} bytes")
+    area.put("empty", b"")
+    expect(area.read("empty", size=3) == b"", "bytes came out of an empty object")
+    for size in (0, -1):
+        with raises(StoreError, f"open of {size} bytes"):
+            area.read("one", size=size)
+    with raises(ObjectMissing, "open of a part of a missing object"):
+        area.read("missing", start=1, size=1)
+
+
+@contract
+def open_gives_nothing_of_another_version(area: Area) -> None:
+    """Who reads an object in several parts must not get the halves of two."""
+    area.put("one", b"old" * 100)
+    old = area.store.stat(area.key("one")).version
+    expect(old != "", "stat tells no version")
+    expect(area.read("one", 3, 6, old) == b"oldold", "other bytes came back")
+    area.put("one", b"new" * 100)
+    for start, size in ((0, None), (0, 6), (3, 6)):
+        with raises(StoreError, "open of a version that is gone"):
+            area.read("one", start, size, old)
+
+
+@contract
 def open_may_be_left_early(area: Area) -> None:
     content = b"".join(noise(area.subject.big))
     area.put("big", content)
