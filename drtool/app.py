@@ -107,6 +107,7 @@ class App:
             config_recipients=table.config_seal_to or table.seal_to,
             volume_size=table.volume_size,
             volumes_in_flight=table.volumes_in_flight,
+            accept_unfit_secrets=table.accept_unfit_secrets,
         )
 
     def backup_place(self) -> backup.Place:
@@ -115,7 +116,15 @@ class App:
                 f"{self.path}: instance {self.instance.name}: signing_key is missing", hint="`drtool init` makes one."
             )
         return backup.Place(
-            self.catalog, self.runner, self.signer, self.config.state_dir, self.clock, self.emit, new_token
+            self.catalog,
+            self.runner,
+            self.signer,
+            self.config.state_dir,
+            self.clock,
+            self.emit,
+            new_token,
+            new_salt,
+            self.verifier,
         )
 
     def restore_place(self, backup_set: BackupSet) -> restore.Place:
@@ -159,6 +168,10 @@ def open_store(table: AnyStoreTable, *, small: bool = False) -> Store:
                 checksums=table.checksums,
                 conditional_put=table.conditional_put,
                 object_lock=table.object_lock,
+                versioned=table.versioned,
+                storage_class=table.storage_class,
+                sse=table.sse,
+                kms_key_id=table.kms_key_id,
                 path_style=table.path_style,
                 ca_bundle=table.ca_bundle,
                 concurrency=table.concurrency,
@@ -207,6 +220,14 @@ def _trial(table: AnyStoreTable, trial: Trial) -> Trial:
             assert isinstance(store, S3Store)
             facts = Facts(
                 checksums=table.checksums,
+                keeps_versions=table.versioned,
+                declared={
+                    name: value
+                    for name in ("storage_class", "sse", "kms_key_id")
+                    if (value := getattr(table, name)) is not None
+                },
+                kept_as=partial(s3_bucket.kept_as, store),
+                lifecycle=partial(s3_bucket.lifecycle, store),
                 versioning=partial(s3_bucket.versioning, store),
                 lock_enabled=partial(s3_bucket.lock_enabled, store),
                 locked_until=partial(s3_bucket.locked_until, store),
@@ -217,7 +238,7 @@ def _trial(table: AnyStoreTable, trial: Trial) -> Trial:
                 trial,
                 facts=facts,
                 several_parts=2 * SMALLEST_PART + _LAST_PART,
-                bolder=open_store(bolder) if bolder else None,
+                bolder=open_store(bolder, small=True) if bolder else None,
                 ca_bundle=table.ca_bundle,
             )
         case OssStoreTable():
@@ -230,6 +251,9 @@ def _trial(table: AnyStoreTable, trial: Trial) -> Trial:
                 versioned=table.versioned,
                 worm=table.worm,
                 checksums="CRC-64",
+                declared={"storage_class": table.storage_class} if table.storage_class else {},
+                kept_as=bucket.kept_as,
+                lifecycle=bucket.lifecycle,
                 versioning=bucket.versioning,
                 worm_state=bucket.worm_state,
             )
@@ -239,6 +263,11 @@ def _trial(table: AnyStoreTable, trial: Trial) -> Trial:
 
 def _secret(reference: str | None) -> str | None:
     return read_secret(reference) if reference else None
+
+
+def new_salt() -> bytes:
+    """16 random bytes."""
+    return secrets.token_bytes(16)
 
 
 def new_token() -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -12,8 +13,9 @@ from typing import Literal
 from drtool.engine import Clock
 from drtool.errors import DrtoolError, ObjectExists, StoreAccessDenied, StoreError
 from drtool.events import Emit
-from drtool.stores import Store
-from drtool.stores.conformance import NotApplicable, forward_only
+from drtool.stores import LeavesUploads, Store
+from drtool.stores.conformance import NotApplicable, forward_only, noise
+from drtool.stores.lifecycle import LifecycleEffects
 from drtool.stores.oss_answers import WormState
 from drtool.stores.scratch import ScratchStore
 
@@ -26,9 +28,14 @@ _SKEW = timedelta(minutes=1)
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the settings say of a bucket, and what can be asked of its service besides what every store answers."""
+    """What the settings say of a bucket, and what can be asked of its service besides what every store answers.
+
+    ``versioned``: whether versioning was ever turned on, where that must be told; ``keeps_versions``: that it is on.
+    ``declared``: how the settings want objects to be kept; ``kept_as`` says how one is.
+    """
 
     versioned: bool | None = None
+    keeps_versions: bool = False
     worm: bool = False
     checksums: str = "none"
     versioning: Callable[[], Literal["never", "enabled", "suspended"]] | None = None
@@ -36,6 +43,9 @@ class Facts:
     lock_enabled: Callable[[], bool] | None = None
     locked_until: Callable[[str], datetime | None] | None = None
     checksum_kept: Callable[[str], str | None] | None = None
+    declared: Mapping[str, str] = field(default_factory=dict)
+    kept_as: Callable[[str], Mapping[str, str]] | None = None
+    lifecycle: Callable[[], LifecycleEffects] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +64,11 @@ class Trial:
     several_parts: int = 0
     bolder: Store | None = None
     ca_bundle: Path | None = None
+
+    @property
+    def two_parts(self) -> int:
+        """How many bytes make the store send two parts; 0 if it knows none."""
+        return self.several_parts - self.several_parts // 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,8 +187,14 @@ def settings(trial: Trial, scratch: ScratchStore) -> Iterator[Capability]:
     yield _ask("checksums", lambda: _checksums(trial, scratch))
     if not trial.store.capabilities.conditional_put:
         yield _ask("conditional put", lambda: _undeclared_condition(trial, scratch))
+    for name, value in trial.facts.declared.items():
+        yield _ask(name, functools.partial(_kept, trial, scratch, name, value))
     yield _ask("lock", lambda: _lock(trial, scratch))
     yield _ask("versioning", lambda: _versioning(trial))
+    if trial.facts.lifecycle:
+        yield _ask("lifecycle", functools.partial(_lifecycle, trial.facts.lifecycle))
+    if isinstance(trial.store, LeavesUploads):
+        yield _ask("unfinished uploads", functools.partial(_unfinished, trial.store, scratch))
 
 
 def _checksums(trial: Trial, scratch: ScratchStore) -> Capability:
@@ -184,23 +205,46 @@ def _checksums(trial: Trial, scratch: ScratchStore) -> Capability:
     return Capability("checksums", facts.checksums, "accepted; drtool compares its own digests in any case")
 
 
+def _kept(trial: Trial, scratch: ScratchStore, name: str, declared: str) -> Capability:
+    assert trial.facts.kept_as is not None
+    kept = trial.facts.kept_as(f"{scratch.prefix}/probe").get(name, "none")
+    if kept == declared or (name == "kms_key_id" and _is_that_key(declared, kept)):
+        return Capability(name, declared, f"an object is kept so: {kept}")
+    hint = f"Set {name} to what the store has, or leave it out."
+    problem = StoreError(f"{name} = {declared}, but an object that was put so is kept as {kept}", hint=hint)
+    return Capability(name, declared, kept, "bad", hint, problem)
+
+
+def _is_that_key(declared: str, kept: str) -> bool:
+    """Compare a key with the ARN by which S3 names it. What an alias stands for is not ours to know."""
+    return kept.endswith(f"/{declared}") or ("alias/" in declared and kept != "none")
+
+
 def _undeclared_condition(trial: Trial, scratch: ScratchStore) -> Capability:
     if trial.bolder is None:
         return Capability("conditional put", "no", "not tried", "unknown")
     bold, key = ScratchStore(trial.bolder, scratch.prefix), f"{scratch.prefix}/condition"
+    seen = _condition(bold, scratch, f"{key}-1", 4)
+    if seen != "kept":
+        return Capability("conditional put", "no", seen)
+    if trial.several_parts and _condition(bold, scratch, f"{key}-2", trial.several_parts) != "kept":
+        return Capability("conditional put", "no", "only for objects in one piece")
+    hint = "Set conditional_put = true, if the store's kind has it."
+    return Capability("conditional put", "no", "there, and not declared", "note", hint)
 
+
+def _condition(bold: Store, scratch: ScratchStore, key: str, size: int) -> Literal["kept", "ignored", "refused"]:
     def overtaken() -> Iterator[bytes]:
-        yield b"slow"
+        yield from noise(size)
         scratch.put(key, io.BytesIO(b"fast"))
 
     try:
         bold.put(key, forward_only(overtaken()), only_if_absent=True)
     except ObjectExists:
-        hint = "Set conditional_put = true, if the store's kind has it."
-        return Capability("conditional put", "no", "there, and not declared", "note", hint)
+        return "kept"
     except StoreError:
-        return Capability("conditional put", "no", "refused")
-    return Capability("conditional put", "no", "ignored")
+        return "refused"
+    return "ignored"
 
 
 def _lock(trial: Trial, scratch: ScratchStore) -> Capability:
@@ -245,7 +289,7 @@ def _object_lock(trial: Trial, scratch: ScratchStore) -> Capability:
     key, until = f"{scratch.prefix}/locked", trial.clock.now() + _LOCKED_FOR
     hint = "Use a bucket that was made with object lock, or leave object_lock out."
     try:
-        scratch.put(key, io.BytesIO(b""), lock_until=until)
+        scratch.put(key, forward_only(noise(trial.two_parts)), lock_until=until)  # volumes come in parts too
         kept = trial.facts.locked_until(key) if trial.facts.locked_until else until
     except StoreError as error:
         return Capability("lock", "object", "refused", "bad", hint, type(error)(str(error), hint=hint))
@@ -256,13 +300,18 @@ def _object_lock(trial: Trial, scratch: ScratchStore) -> Capability:
 
 
 def _versioning(trial: Trial) -> Capability:
-    declared = {None: "", True: "versioned = true", False: "versioned = false"}[trial.facts.versioned]
+    said = True if trial.facts.keeps_versions else trial.facts.versioned
+    declared = {None: "", True: "versioned = true", False: "versioned = false"}[said]
     if trial.facts.versioning is None:
         return Capability("versioning", declared, "none")
     try:
         seen = trial.facts.versioning()
     except StoreAccessDenied:
         return Capability("versioning", declared, "may not be asked", "unknown")
+    if trial.facts.keeps_versions and seen != "enabled":
+        hint = "Turn on versioning of the bucket, or leave versioned out."
+        off = StoreError(f"versioned = true, but the bucket says {seen}: what is deleted there is gone", hint=hint)
+        return Capability("versioning", declared, seen, "bad", hint, off)
     if trial.facts.versioned is None or trial.facts.versioned == (seen != "never"):
         if seen != "enabled":
             return Capability("versioning", declared, seen)
@@ -272,3 +321,29 @@ def _versioning(trial: Trial) -> Capability:
     hint = f"Set versioned = {str(seen != 'never').lower()}, or change the bucket."
     mismatch = StoreError(f"{declared}, but the bucket says {seen}: {wrong}", hint=hint)
     return Capability("versioning", declared, seen, "bad", hint, mismatch)
+
+
+def _lifecycle(ask: Callable[[], LifecycleEffects]) -> Capability:
+    try:
+        effects = ask()
+    except StoreAccessDenied:
+        return Capability("lifecycle", "", "may not be asked", "unknown")
+    if effects.deletes:
+        seen = f"rules of the bucket delete objects here: {', '.join(effects.deletes)}"
+        return Capability("lifecycle", "", seen, "note", "Sets go when these rules say so, whatever drtool is to keep.")
+    if effects.freezes:
+        seen = f"rules of the bucket freeze objects here: {', '.join(effects.freezes)}"
+        return Capability(
+            "lifecycle", "", seen, "note", "A frozen set is thawed, for hours, before it can be restored."
+        )
+    return Capability("lifecycle", "", "no rule deletes or freezes objects here")
+
+
+def _unfinished(store: LeavesUploads, scratch: ScratchStore) -> Capability:
+    """Look for what the trial itself may have left; nobody else writes below a prefix that was just made up."""
+    try:
+        store.remove_unfinished(f"{scratch.prefix}/", is_dead=lambda _: True)
+    except StoreAccessDenied as error:
+        hint = f"{error.hint} Else interrupted backups leave parts, which cost: let a rule of the bucket abort them."
+        return Capability("unfinished uploads", "", "may not be listed or removed", "note", hint)
+    return Capability("unfinished uploads", "", "may be listed and removed")

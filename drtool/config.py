@@ -55,8 +55,19 @@ def _check_spaces_region(text: str) -> str:
     return text
 
 
+def _refuse_frozen(value: object) -> object:
+    """Raise ValueError for classes in which a backup could not even read its own manifest back."""
+    if value in ("GLACIER", "DEEP_ARCHIVE", "Archive", "ColdArchive", "DeepColdArchive"):
+        raise ValueError(
+            f"{value} freezes objects, and a set is read back as soon as it is written; let a lifecycle rule of the"
+            " bucket move old sets there"
+        )
+    return value
+
+
 Size = Annotated[int, BeforeValidator(parse_size)]
 SecretReference = Annotated[str, AfterValidator(_check_reference)]
+S3StorageClass = Literal["STANDARD", "STANDARD_IA", "ONEZONE_IA", "INTELLIGENT_TIERING", "GLACIER_IR"]
 _NAME = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 Name = Annotated[str, Field(pattern=_NAME)]
 
@@ -86,6 +97,10 @@ class S3StoreTable(_Table):
     checksums: Literal["when_supported", "when_required"] = "when_supported"
     conditional_put: bool = True
     object_lock: Literal["governance", "compliance"] | None = None
+    versioned: bool = False
+    storage_class: Annotated[S3StorageClass, BeforeValidator(_refuse_frozen)] | None = None
+    sse: Literal["AES256", "aws:kms"] | None = None
+    kms_key_id: Annotated[str, Field(min_length=1)] | None = None
     path_style: bool | None = None
     ca_bundle: Annotated[Path | None, Field(strict=False)] = None
     concurrency: Annotated[int, Field(ge=1, le=64)] = 4
@@ -94,6 +109,12 @@ class S3StoreTable(_Table):
     def _keys_come_together(self) -> S3StoreTable:
         if (self.access_key_id is None) != (self.secret_access_key is None):
             raise ValueError("access_key_id and secret_access_key come together, or not at all")
+        return self
+
+    @model_validator(mode="after")
+    def _a_key_means_kms(self) -> S3StoreTable:
+        if self.kms_key_id and self.sse != "aws:kms":
+            raise ValueError('kms_key_id is for sse = "aws:kms": add that, or leave it out')
         return self
 
 
@@ -143,7 +164,7 @@ class OssStoreTable(_Table):
     cname: bool = False
     versioned: bool = False
     worm: bool = False
-    storage_class: Literal["Standard", "IA"] | None = None  # the manifest is read back: a frozen class cannot be
+    storage_class: Annotated[Literal["Standard", "IA"], BeforeValidator(_refuse_frozen)] | None = None
     ca_bundle: Annotated[Path | None, Field(strict=False)] = None
     concurrency: Annotated[int, Field(ge=1, le=64)] = 4
 
@@ -183,6 +204,7 @@ class InstanceTable(_Table):
     trusted_signers: tuple[str, ...] = Field(default=(), strict=False)
     volume_size: Annotated[Size, Field(ge=_SMALLEST_VOLUME)] = 1 << 30
     volumes_in_flight: Annotated[int, Field(ge=1, le=16)] = 2
+    accept_unfit_secrets: bool = False
     copies: tuple[CopyTable, ...] = Field(default=(), strict=False)
 
     @model_validator(mode="after")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import json
+import os
 import shutil
 import signal
 import socket
@@ -19,7 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 from botocore.exceptions import BotoCoreError, ClientError
@@ -45,6 +46,7 @@ class S3Server:
     endpoint: str
     port: int
     ca_bundle: Path | None
+    conditional_put: bool = True
 
     def store(
         self,
@@ -57,9 +59,10 @@ class S3Server:
         page_size: int = 1000,
         backoff: Backoff = PROMPT,
         checksums: Literal["when_supported", "when_required"] = "when_supported",
-        conditional_put: bool = True,
+        conditional_put: bool | None = None,
         object_lock: Literal["governance", "compliance"] | None = None,
         read_timeout: timedelta = timedelta(seconds=10),
+        **options: Any,
     ) -> S3Store:
         """A store on this server with the smallest parts that S3 allows."""
         return S3Store(
@@ -74,9 +77,10 @@ class S3Server:
             page_size=page_size,
             backoff=backoff,
             checksums=checksums,
-            conditional_put=conditional_put,
+            conditional_put=self.conditional_put if conditional_put is None else conditional_put,
             object_lock=object_lock,
             read_timeout=read_timeout,
+            **options,
         )
 
 
@@ -97,12 +101,15 @@ def seaweedfs(folder: Path, *, tls: bool = False) -> Iterator[S3Server]:
     }
     (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
     command = [program, *_arguments(folder, ports)]
+    environment = {**os.environ, "WEED_S3_SSE_KEY": "not-a-real-password"}  # without one it refuses sse = "AES256"
     if authority:
         command += [f"-s3.cert.file={authority.certificate}", f"-s3.key.file={authority.key}"]
     scheme = "https" if tls else "http"
     server = S3Server(f"{scheme}://127.0.0.1:{ports[0]}", ports[0], authority.bundle if authority else None)
     with (folder / "weed.log").open("wb") as log:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder)
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder, env=environment
+        )
     try:
         _make_bucket(server, process, folder / "weed.log")
         yield server

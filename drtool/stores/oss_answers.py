@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from drtool.errors import BucketMissing, ObjectMissing, StoreAccessDenied, StoreError, StoreFull, StoreTransient
 from drtool.stores.endpoint import is_web_page, skew_hint, web_page
+from drtool.stores.lifecycle import LifecycleEffects
 
 _MISSING = {"NoSuchKey", "NotFound"}
 _FULL = {"QuotaExceeded", "InsufficientStorage", "BucketStorageCapacityExceeded"}
@@ -212,19 +213,6 @@ def worm_state(state: str, days: int, created: str) -> WormState:
         return WormState("none")
     made = datetime.fromisoformat(created).astimezone(UTC)
     return WormState("in progress", timedelta(days=days), made + _LAPSES_AFTER)
-
-
-@dataclass(frozen=True, slots=True)
-class LifecycleEffects:
-    """What the bucket's own rules do to objects like ours; the rules that do it by their ids.
-
-    ``aborts_uploads``: parts of dead uploads are removed some day, everywhere below our prefix. ``deletes`` and
-    ``freezes``: rules that remove our objects behind our back, or move them where they cannot be read at once.
-    """
-
-    aborts_uploads: bool = False
-    deletes: tuple[str, ...] = ()
-    freezes: tuple[str, ...] = ()
 
 
 def lifecycle_effects(rules: Iterable[Any], prefix: str) -> LifecycleEffects:

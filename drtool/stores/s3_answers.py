@@ -34,11 +34,16 @@ _ADVICE = {
     "MissingContentLength": "Set checksums = \"when_required\" for this server.",
 }  # fmt: skip
 _ELSEWHERE = {"AuthorizationHeaderMalformed", "PermanentRedirect", "IllegalLocationConstraintException", "301"}
+_KMS = (
+    "Correct kms_key_id in drtool.toml, or let the key's policy and that of these credentials allow"
+    " kms:GenerateDataKey and kms:Decrypt."
+)
 # What a policy has to allow for a call, where that is not called like it.
 _ACTIONS = {
     "AbortMultipartUpload": "s3:AbortMultipartUpload",
     "CompleteMultipartUpload": "s3:PutObject",
     "CreateMultipartUpload": "s3:PutObject",
+    "GetBucketLifecycleConfiguration": "s3:GetLifecycleConfiguration",
     "GetObjectLockConfiguration": "s3:GetBucketObjectLockConfiguration",
     "HeadBucket": "s3:ListBucket",
     "HeadObject": "s3:GetObject",
@@ -100,6 +105,8 @@ def error_from_answer(
         return Frozen(text, hint=_frozen(str(said.get("StorageClass", ""))))
     if code == "RequestTimeTooSkewed" and (theirs := _server_time(said, headers)):
         return StoreAccessDenied(text, hint=skew_hint(now or datetime.now(UTC), theirs))
+    if code.startswith("KMS.") or (code == "AccessDenied" and "kms:" in str(said.get("Message"))):
+        return StoreAccessDenied(text, hint=_KMS)
     if code in _DENIED or (status in (401, 403) and code not in _ADVICE):
         return StoreAccessDenied(text, hint=hint or _allow(call))
     return StoreError(text, hint=hint)

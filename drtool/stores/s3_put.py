@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import functools
+import hashlib
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from drtool.errors import ObjectExists, ObjectMissing, StoreError, StoreTransient
-from drtool.stores import ObjectInfo
+from drtool.stores import UPLOADS_DIE_AFTER, ObjectInfo
+from drtool.stores.keys import is_key
 from drtool.stores.multipart import Slices
 from drtool.stores.s3_answers import Refused, UploadGone
 
@@ -21,8 +25,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# An upload without a new part for this long belongs to a dead writer: no live one pauses for a quarter of a day.
-_DEAD_AFTER = timedelta(hours=6)
 _MARK = "drtool-put"
 
 
@@ -39,9 +41,15 @@ class Put:
         self._mark = secrets.token_hex(16)
         self._only_if_absent = only_if_absent
         # With a lock AWS insists on a checksum, also when boto3 was told to send none that is not required.
-        lock = store.lock_arguments(lock_until)
-        self._checksum: Any = {"ChecksumAlgorithm": "CRC32"} if lock else {}
-        self._new_object: Any = {**self._address, "Metadata": {_MARK: self._mark}, **lock, **self._checksum}
+        self._lock = store.lock_arguments(lock_until)
+        self._checksum: Any = {"ChecksumAlgorithm": "CRC32"} if self._lock else {}
+        self._new_object: Any = {
+            **self._address,
+            "Metadata": {_MARK: self._mark},
+            **store.kept_as,
+            **self._lock,
+            **self._checksum,
+        }
         conditional = only_if_absent and store.capabilities.conditional_put
         self._condition: Any = {"IfNoneMatch": "*"} if conditional else {}
         self._upload_id = ""
@@ -51,15 +59,15 @@ class Put:
         if not self._condition:
             self._refuse_if_present()
         try:
-            self._call(lambda: self._client.put_object(Body=_body(content), **self._new_object, **self._condition))
+            self._call(lambda: self._put_whole(content))
         except (Refused, StoreTransient) as error:
             self._settle(error)
 
     def start(self) -> None:
         self._refuse_if_present()
-        self._remove_dead_uploads()
-        created = self._call(lambda: self._client.create_multipart_upload(**self._new_object))
-        self._upload_id = created["UploadId"]
+        self._upload_id = self._call(
+            lambda: self._said(self._client.create_multipart_upload(**self._new_object), "UploadId")
+        )
 
     def send_part(self, number: int, content: bytearray) -> None:
         with self._store.errors(self._key):
@@ -69,8 +77,9 @@ class Put:
                 UploadId=self._upload_id,
                 PartNumber=number,
                 Body=_body(content),
+                **self._digest(content),
             )
-        part: CompletedPartTypeDef = {"PartNumber": number, "ETag": sent["ETag"]}
+        part: CompletedPartTypeDef = {"PartNumber": number, "ETag": self._said(sent, "ETag")}
         if "ChecksumCRC32" in sent:  # AWS: what a part was sent with has to be named again at the end
             part["ChecksumCRC32"] = sent["ChecksumCRC32"]
         self._parts[number] = part
@@ -78,17 +87,13 @@ class Put:
     def complete(self) -> None:
         parts = [self._parts[number] for number in sorted(self._parts)]
         try:
-            self._call(
-                lambda: self._client.complete_multipart_upload(
-                    **self._address, **self._condition, UploadId=self._upload_id, MultipartUpload={"Parts": parts}
-                )
-            )
+            self._call(lambda: self._complete(parts))
         except (Refused, UploadGone, StoreTransient) as error:
             self._settle(error)
 
     def abort(self) -> None:
         if self._upload_id:
-            self._abort(self._upload_id)
+            _abort(self._store, self._key, self._upload_id)
 
     def confirm(self, size: int) -> ObjectInfo:
         """Look at the stored object: a server that kept fewer bytes than we sent must not pass for a success."""
@@ -96,6 +101,34 @@ class Put:
         if self._mark_on(head) in (None, self._mark) and head["ContentLength"] != size:
             raise StoreError(f"{self._store.name}{self._key}: {size} bytes sent, {head['ContentLength']} stored")
         return ObjectInfo(self._key, size, head["LastModified"].astimezone(UTC))
+
+    def _put_whole(self, content: bytearray) -> None:
+        sent = self._client.put_object(
+            Body=_body(content), **self._new_object, **self._condition, **self._digest(content)
+        )
+        self._said(sent, "ETag")
+
+    def _complete(self, parts: Sequence[CompletedPartTypeDef]) -> None:
+        done = self._client.complete_multipart_upload(
+            **self._address, **self._condition, UploadId=self._upload_id, MultipartUpload={"Parts": parts}
+        )
+        self._said(done, "ETag")
+
+    def _digest(self, content: bytearray) -> Any:
+        """Let the server refuse bytes that changed on their way, where boto3 was told to send no checksum.
+
+        What is left then is the SHA-256 in the signature, which not every server compares (SeaweedFS 4.48 does not).
+        """
+        config: Any = self._client.meta.config
+        if self._checksum or config.request_checksum_calculation != "when_required":
+            return {}
+        return {"ContentMD5": base64.b64encode(hashlib.md5(content, usedforsecurity=False).digest()).decode()}
+
+    def _said(self, answer: Mapping[str, Any], name: str) -> str:
+        """Take what every true answer says; a 200 without it is a portal's or a proxy's, and nothing was stored."""
+        if name not in answer:
+            raise StoreTransient(f"{self._store.name}{self._key}: a 200 that is not one of S3")
+        return str(answer[name])
 
     def _call(self, function: Callable[[], T]) -> T:
         return self._store.call(self._key, function)
@@ -125,26 +158,45 @@ class Put:
     def _exists(self) -> ObjectExists:
         return ObjectExists(f"{self._store.name}{self._key} exists already")
 
-    def _remove_dead_uploads(self) -> None:
-        """Remove parts that killed writers of this very key left. Without the right to list uploads they stay."""
-        try:
-            page = self._call(
-                lambda: self._client.list_multipart_uploads(Bucket=self._store.bucket, Prefix=self._address["Key"])
-            )
-            now = parsedate_to_datetime(page["ResponseMetadata"]["HTTPHeaders"]["date"])
-            for found in page.get("Uploads", []):
-                if found["Key"] == self._address["Key"] and now - self._last_sign_of(found) > _DEAD_AFTER:
-                    self._abort(found["UploadId"])
-        except StoreError:
-            return  # tidying up is no reason to lose a backup; a lifecycle rule of the bucket does it as well
 
-    def _last_sign_of(self, found: MultipartUploadTypeDef) -> datetime:
-        parts = self._call(lambda: self._client.list_parts(**self._address, UploadId=found["UploadId"]))
-        return max([found["Initiated"], *(part["LastModified"] for part in parts.get("Parts", []))])
+def remove_unfinished(store: S3Store, prefix: str, is_dead: Callable[[str], bool]) -> tuple[str, ...]:
+    """What ``LeavesUploads`` says."""
+    removed = []
+    for found, now in _unfinished(store, prefix):
+        key = found["Key"].removeprefix(store.prefix)
+        if is_key(key) and (is_dead(key) or now - _last_sign_of(store, key, found) > UPLOADS_DIE_AFTER):
+            _abort(store, key, found["UploadId"])
+            removed.append(key)
+    return tuple(removed)
 
-    def _abort(self, upload_id: str) -> None:
-        with contextlib.suppress(UploadGone, ObjectMissing):
-            self._call(lambda: self._client.abort_multipart_upload(**self._address, UploadId=upload_id))
+
+def _unfinished(store: S3Store, prefix: str) -> Iterator[tuple[MultipartUploadTypeDef, datetime]]:
+    """Every upload below ``prefix``, and what the server's clock said when it told of it."""
+    arguments: Any = {"Bucket": store.bucket, "Prefix": store.prefix + prefix}
+    while True:
+        page = store.call(prefix, functools.partial(store.client.list_multipart_uploads, **arguments))
+        now = parsedate_to_datetime(page["ResponseMetadata"]["HTTPHeaders"]["date"])
+        yield from ((found, now) for found in page.get("Uploads", []))
+        if not page.get("IsTruncated"):
+            return
+        arguments |= {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
+
+
+def _last_sign_of(store: S3Store, key: str, found: MultipartUploadTypeDef) -> datetime:
+    """When its newest part arrived, which may have any number; of one without parts, when it was begun."""
+    arguments: Any = {**store.address(key), "UploadId": found["UploadId"]}
+    newest = found["Initiated"]
+    while True:
+        page = store.call(key, functools.partial(store.client.list_parts, **arguments))
+        newest = max([newest, *(part["LastModified"] for part in page.get("Parts", []))])
+        if not page.get("IsTruncated"):
+            return newest
+        arguments["PartNumberMarker"] = page["NextPartNumberMarker"]
+
+
+def _abort(store: S3Store, key: str, upload_id: str) -> None:
+    with contextlib.suppress(UploadGone, ObjectMissing):
+        store.call(key, lambda: store.client.abort_multipart_upload(**store.address(key), UploadId=upload_id))
 
 
 def _body(content: bytearray) -> bytes:

@@ -20,8 +20,9 @@ from oss2.models import (
 
 from drtool.errors import StoreAccessDenied, StoreError
 from drtool.stores.conformance import CHECKS, Check, NotApplicable, Subject, forward_only, noise
+from drtool.stores.lifecycle import LifecycleEffects
 from drtool.stores.oss import OssStore, StorageClass
-from drtool.stores.oss_answers import LifecycleEffects, WormState
+from drtool.stores.oss_answers import WormState
 from tests.oss_server import BUCKET, CNAME, REGION, Fault, OssServer
 from tests.oss_server.metadata import ROLE, metadata_service
 

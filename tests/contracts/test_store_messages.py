@@ -113,7 +113,9 @@ def test_port_where_nothing_listens_is_told(make: Callable[..., Store], call: Ca
         pytest.param(status, call, id=f"{status}-{name}")
         for status in (200, 301, 403, 404, 405)
         for name, call in CALLS.items()
-        if (status, name) != (200, "open")  # the page may be the object; what needs objects looks at them before
+        # The page may be the object: what needs one looks at it before. And a 200 to a put is tried again, as a
+        # portal's: see tests/faults.
+        if status != 200 or name not in ("open", "put")
     ],
 )
 def test_web_page_is_not_taken_for_a_store(

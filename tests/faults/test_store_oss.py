@@ -18,7 +18,7 @@ from drtool.stores.retry import Backoff
 from tests.oss_server import BUCKET, REGION, Fault, Identity, OssServer
 from tests.oss_server.answers import xml_answer
 from tests.oss_server.serving import FaultKind
-from tests.oss_server.state import Retention, Upload
+from tests.oss_server.state import Retention
 
 MIB = 1 << 20
 BIG = 12 * MIB  # three parts of 4 MiB
@@ -476,38 +476,6 @@ def test_listing_that_goes_round_in_circles_is_an_error(server: OssServer) -> No
 
 
 # Leftovers, clocks, certificates, words
-
-
-def test_dead_uploads_of_a_key_are_removed_by_its_next_large_put(server: OssServer, store: OssStore) -> None:
-    for key in ("one", "one-more", "two"):
-        started = store.client.init_multipart_upload(f"{PREFIX}/{key}")
-        store.client.upload_part(f"{PREFIX}/{key}", started.upload_id, 1, b"x")
-
-    store.put("one", forward_only([NEW]))
-    assert len(server.bucket.uploads) == 3, "a young upload may be alive"
-
-    server.service.clock.move(timedelta(hours=7))
-    store.put("one", forward_only([NEW]))
-    assert sorted(upload.key for upload in server.bucket.uploads.values()) == [f"{PREFIX}/one-more", f"{PREFIX}/two"]
-
-
-def test_upload_that_got_a_part_lately_is_alive(server: OssServer, store: OssStore) -> None:
-    started = store.client.init_multipart_upload(f"{PREFIX}/one")
-    server.service.clock.move(timedelta(hours=7))
-    store.client.upload_part(f"{PREFIX}/one", started.upload_id, 1, b"x")
-
-    store.put("one", forward_only([NEW]))
-
-    assert [*server.bucket.uploads] == [started.upload_id]
-
-
-def test_put_without_the_right_to_list_uploads_works_all_the_same(server: OssServer, store: OssStore) -> None:
-    server.service.denied |= {"ListMultipartUploads", "ListParts"}
-    dead = Upload("dead", f"{PREFIX}/one", {}, "Standard", {}, server.service.clock.now())
-    server.bucket.uploads["dead"] = dead
-
-    assert store.put("one", forward_only([NEW])).size == BIG
-    assert [*server.bucket.uploads] == ["dead"]
 
 
 def test_writer_that_was_killed_leaves_no_object_and_a_second_run_succeeds(server: OssServer, store: OssStore) -> None:

@@ -244,25 +244,6 @@ def test_lost_answer_to_a_call_that_may_be_repeated_does_not_show(
     assert fault.hits == 2
 
 
-def test_dead_uploads_of_a_key_are_removed_by_its_next_large_put(
-    direct: S3Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for key in ("one", "one-more", "two"):
-        _leave_unfinished(direct, key)
-
-    direct.put("one", forward_only([NEW]))
-    assert sorted(_unfinished_uploads(direct)) == ["one", "one-more", "two"], "a young upload may be alive"
-
-    monkeypatch.setattr("drtool.stores.s3_put._DEAD_AFTER", timedelta(seconds=-5))
-    direct.put("one", forward_only([NEW]))
-    assert sorted(_unfinished_uploads(direct)) == ["one-more", "two"]
-
-
-def _leave_unfinished(store: S3Store, key: str) -> None:
-    upload = store.client.create_multipart_upload(**store.address(key))
-    store.client.upload_part(**store.address(key), UploadId=upload["UploadId"], PartNumber=1, Body=b"x" * 1000)
-
-
 def test_writer_that_was_killed_leaves_no_object_and_a_second_run_succeeds(s3_http: S3Server, direct: S3Store) -> None:
     direct.put("one", io.BytesIO(OLD))
     script = textwrap.dedent(f"""

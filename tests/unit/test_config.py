@@ -28,6 +28,7 @@ SPACES = (
     '[store.main]\nkind = "spaces"\nbucket = "backups"\nregion = "fra1"\n'
     'access_key_id = "env:ID"\nsecret_access_key = "file:secret"\n'
 )
+OSS = '[store.main]\nkind = "oss"\nbucket = "backups"\nregion = "cn-hangzhou"\nendpoint = "https://oss.example.com"\n'
 S3 = '[store.main]\nkind = "s3"\nbucket = "backups"\n'
 FAKE_SECRET = "not-a-real-secret-0123456789"
 
@@ -112,6 +113,10 @@ def test_every_key_is_read(path: Path) -> None:
         checksums = "when_required"
         conditional_put = false
         object_lock = "governance"
+        versioned = true
+        storage_class = "STANDARD_IA"
+        sse = "aws:kms"
+        kms_key_id = "alias/backup"
         path_style = true
         ca_bundle = "/ca.pem"
         concurrency = 8
@@ -259,6 +264,21 @@ BAD = {
     ),
     "a Space nowhere": (INSTANCE + SPACES.replace("fra1", "eu-west"), "store.main.region: write the region as in"),
     "a lock of no kind": (INSTANCE + S3 + "object_lock = true\n", "store.main.object_lock: should be 'governance' or"),
+    "a frozen class": (
+        INSTANCE + S3 + 'storage_class = "DEEP_ARCHIVE"\n',
+        "store.main.storage_class: DEEP_ARCHIVE freezes objects, and a set is read back",
+    ),
+    "a frozen class of OSS": (INSTANCE + OSS + 'storage_class = "ColdArchive"\n', "storage_class: ColdArchive freezes"),
+    "a class of no kind": (
+        INSTANCE + S3 + 'storage_class = "COLD"\n',
+        "store.main.storage_class: should be 'STANDARD',",
+    ),
+    "a key without its kind": (INSTANCE + S3 + 'kms_key_id = "alias/backup"\n', 'kms_key_id is for sse = "aws:kms"'),
+    "a key for another kind": (INSTANCE + S3 + 'sse = "AES256"\nkms_key_id = "x"\n', "kms_key_id is for sse"),
+    "a Space with a class": (
+        INSTANCE + SPACES + 'storage_class = "STANDARD"\n',
+        "store.main.storage_class: no such key",
+    ),
     "a truth for a text": (INSTANCE + S3 + "region = true\n", "store.main.region: should be"),
     "a text for a truth": (INSTANCE + S3 + 'path_style = "yes"\n', "store.main.path_style: should be"),
     "an identity in clear": (

@@ -15,10 +15,10 @@ from oss2.models import (
 )
 
 from drtool.errors import BucketMissing, ObjectMissing, StoreAccessDenied, StoreError, StoreFull, StoreTransient
+from drtool.stores.lifecycle import LifecycleEffects
 from drtool.stores.oss_answers import (
     AlreadyThawing,
     Frozen,
-    LifecycleEffects,
     NotSet,
     PastTheEnd,
     Refused,

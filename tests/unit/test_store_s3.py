@@ -17,8 +17,10 @@ from drtool.errors import (
     StoreFull,
     StoreTransient,
 )
+from drtool.stores.lifecycle import LifecycleEffects
 from drtool.stores.s3 import S3Store
 from drtool.stores.s3_answers import Frozen, PastTheEnd, Refused, UploadGone, error_from_answer
+from drtool.stores.s3_bucket import lifecycle_effects
 
 
 def _store(**options: Any) -> S3Store:
@@ -117,3 +119,34 @@ def test_signed_url_is_signed_by_version_4() -> None:
 
     assert url.startswith("http://127.0.0.1:9/backups/a/b/one?X-Amz-Algorithm=AWS4-HMAC-SHA256&")
     assert "not-real" not in url
+
+
+ABORT = {"AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 7}}
+OLD = {"Expiration": {"Days": 30}}
+COLD = {"Transitions": [{"Days": 1, "StorageClass": "STANDARD_IA"}, {"Days": 30, "StorageClass": "DEEP_ARCHIVE"}]}
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        ({"Filter": {"Prefix": ""}, **ABORT}, LifecycleEffects(aborts_uploads=True)),
+        ({"Filter": {}, **ABORT}, LifecycleEffects(aborts_uploads=True)),
+        ({"Prefix": "night/", **ABORT}, LifecycleEffects(aborts_uploads=True)),
+        ({"Filter": {"Prefix": "night/gitlab/"}, **ABORT}, LifecycleEffects()),
+        ({"Filter": {"Prefix": "night/"}, **OLD}, LifecycleEffects(deletes=("one",))),
+        ({"Filter": {"Prefix": "night/gitlab/sets/"}, **OLD}, LifecycleEffects(deletes=("one",))),
+        (
+            {"Filter": {"And": {"Prefix": "night/", "ObjectSizeGreaterThan": 9}}, **OLD},
+            LifecycleEffects(deletes=("one",)),
+        ),
+        ({"Filter": {"Prefix": "day/"}, **OLD}, LifecycleEffects()),
+        ({"Filter": {"Prefix": "day/"}, **COLD}, LifecycleEffects()),
+        ({"Filter": {"Tag": {"Key": "a", "Value": "b"}}, **OLD}, LifecycleEffects()),
+        ({"Filter": {"And": {"Prefix": "night/", "Tags": [{"Key": "a", "Value": "b"}]}}, **OLD}, LifecycleEffects()),
+        ({"Filter": {}, "Expiration": {"ExpiredObjectDeleteMarker": True}}, LifecycleEffects()),
+        ({"Filter": {}, **COLD}, LifecycleEffects(freezes=("one",))),
+        ({"Filter": {}, **OLD, "Status": "Disabled"}, LifecycleEffects()),
+    ],
+)
+def test_rules_are_judged_by_what_they_do_to_us(rule: dict[str, Any], expected: LifecycleEffects) -> None:
+    assert lifecycle_effects([{"ID": "one", "Status": "Enabled", **rule}], "night/") == expected
