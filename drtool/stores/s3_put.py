@@ -100,7 +100,21 @@ class Put:
         head = self._store.head(self._key)
         if self._mark_on(head) in (None, self._mark) and head["ContentLength"] != size:
             raise StoreError(f"{self._store.name}{self._key}: {size} bytes sent, {head['ContentLength']} stored")
+        if self._lock and self._mark_on(head) == self._mark:
+            self._confirm_lock(head)
         return ObjectInfo(self._key, size, head["LastModified"].astimezone(UTC))
+
+    def _confirm_lock(self, head: HeadObjectOutputTypeDef) -> None:
+        """Ceph 18.2 takes a lock for an upload in parts, answers 200, and keeps none, or the bucket's default."""
+        mode, until = self._lock["ObjectLockMode"], self._lock["ObjectLockRetainUntilDate"]
+        kept, kept_until = head.get("ObjectLockMode"), head.get("ObjectLockRetainUntilDate")
+        strong = kept in (mode, "COMPLIANCE") and kept_until is not None
+        if not strong or kept_until < until - timedelta(seconds=1):  # servers keep whole seconds
+            seen = f"it is {kept} until {kept_until}" if kept else "there is none, or it may not be seen"
+            raise StoreError(
+                f"{self._store.name}{self._key}: asked to be locked {mode} until {until}, and {seen}",
+                hint="Leave object_lock out for this server, or allow s3:GetObjectRetention.",
+            )
 
     def _put_whole(self, content: bytearray) -> None:
         sent = self._client.put_object(

@@ -20,6 +20,7 @@ from drtool.engine import SystemClock
 from drtool.errors import BucketMissing, ConfigError, StoreAccessDenied, StoreError
 from drtool.events import ignore
 from drtool.stores import ObjectInfo, Store
+from drtool.stores.conformance import forward_only
 from drtool.stores.memory import MemoryStore
 from drtool.stores.s3 import S3Store
 from drtool.stores.scratch import ScratchStore
@@ -181,9 +182,12 @@ class Counting(MemoryStore):
         self.moved = 0
 
     def put(self, key: str, source: BinaryIO, **options: Any) -> ObjectInfo:
-        content = b"".join(iter(lambda: source.read(1 << 20), b""))
-        self.moved += len(content)  # also of what is refused at its end
-        return super().put(key, io.BytesIO(content), **options)
+        def counted() -> Iterator[bytes]:
+            for chunk in iter(lambda: source.read(1 << 20), b""):
+                self.moved += len(chunk)  # also of what is refused at its end
+                yield chunk
+
+        return super().put(key, forward_only(counted()), **options)
 
 
 def test_no_more_than_twenty_megabytes_are_sent() -> None:

@@ -40,12 +40,12 @@ def old_host(tmp_path: Path) -> Iterator[Sandbox]:
 
 def _table(server: S3Server | OssServer, prefix: str) -> tuple[dict[str, object], str]:
     """The store's settings as the configuration says them, and the secret that they refer to."""
-    common = {"prefix": prefix, "endpoint": server.endpoint, "access_key_id": "file:key"}
+    common: dict[str, object] = {"prefix": prefix, "endpoint": server.endpoint, "access_key_id": "file:key"}
     if server.ca_bundle:
         common["ca_bundle"] = str(server.ca_bundle)
     if isinstance(server, S3Server):
         s3 = {"kind": "s3", "bucket": servers.BUCKET, "region": "us-east-1", "secret_access_key": "file:secret"}
-        return {**common, **s3}, servers.SECRET_ACCESS_KEY
+        return {**common, **s3, "conditional_put": server.conditional_put}, servers.SECRET_ACCESS_KEY
     oss = {"kind": "oss", "bucket": oss_server.BUCKET, "region": oss_server.REGION, "access_key_secret": "file:secret"}
     return {**common, **oss}, oss_server.ACCESS_KEY_SECRET
 
@@ -70,7 +70,10 @@ def _app(made: Made, host: Path) -> App:
     return dataclasses.replace(app, instance=app.instance.model_copy(update={"prefix": host}))
 
 
-@pytest.mark.parametrize("server", ["s3_http", "s3_https", "oss_http", "oss_https"])
+@pytest.mark.parametrize(
+    "server",
+    ["s3_http", "s3_https", "oss_http", "oss_https", pytest.param("rgw_https", marks=pytest.mark.engine("docker"))],
+)
 def test_a_set_in_a_bucket_brings_the_instance_back_on_another_host(
     server: str, request: pytest.FixtureRequest, old_host: Sandbox, tmp_path: Path
 ) -> None:
