@@ -109,3 +109,15 @@ class LeavesUploads(Protocol):
         no put of ours could have begun is left alone. Raises StoreAccessDenied without the right to list uploads.
         """
         ...
+
+
+@runtime_checkable
+class CopiesWithin(Protocol):
+    """A store whose service copies objects by itself, so that their bytes need not pass through this host."""
+
+    def copy_from(self, source: Store, key: str) -> bool:
+        """Let the service copy ``key`` of ``source`` to the same key here; False if it is not one that it can reach.
+
+        Asked once. After True, and after an error, look at what is there: what the service says of it proves nothing.
+        """
+        ...

@@ -27,7 +27,7 @@ from oss2.credentials import EnvironmentVariableCredentialsProvider, StaticCrede
 from oss2.models import RestoreConfiguration
 
 from drtool.errors import ConfigError, ObjectMissing, StoreAccessDenied, StoreError, StoreTransient
-from drtool.stores import Capabilities, ObjectInfo
+from drtool.stores import Capabilities, ObjectInfo, Store
 from drtool.stores.endpoint import connection_error, web_page
 from drtool.stores.keys import check_key, check_lock, check_prefix, check_span, is_key
 from drtool.stores.lifecycle import LifecycleEffects
@@ -54,6 +54,7 @@ _CONNECT_TIMEOUT = timedelta(seconds=15)
 _READ_TIMEOUT = timedelta(seconds=60)
 _LONGEST_URL = timedelta(days=7)  # signature version 4 allows no more
 _MOST_DELETED = 1000
+_MOST_COPIED = 5_000_000_000
 _ENDPOINT = re.compile(r"https?://[\w.-]+(:\d+)?/?\Z", re.ASCII)
 _BROKEN_CONNECTION = (
     requests.ConnectionError,
@@ -111,6 +112,7 @@ class OssStore:
         self.bucket = bucket
         self.prefix = f"{check_key(prefix.strip('/'))}/" if prefix.strip("/") else ""
         self.name = f"oss://{bucket}/{self.prefix}"
+        self.account = (self.endpoint, cname, access_key_id, ram_role)
         self.conditional_put = not versioned
         self.storage_headers = {"x-oss-storage-class": storage_class} if storage_class else {}
         self._versioned = versioned
@@ -187,6 +189,15 @@ class OssStore:
         wanted = iter([check_key(key) for key in keys])
         while batch := [*itertools.islice(wanted, _MOST_DELETED)]:
             self._delete(batch)
+
+    def copy_from(self, source: Store, key: str) -> bool:
+        """As ``CopiesWithin`` says: between buckets of one endpoint, with the same keys, up to 5 GB in one call."""
+        check_key(key)
+        if not isinstance(source, OssStore) or source.account != self.account or source.stat(key).size > _MOST_COPIED:
+            return False
+        with self.errors(key):
+            self.client.copy_object(source.bucket, source.prefix + key, self.prefix + key, dict(self.storage_headers))
+        return True
 
     def remove_unfinished(self, prefix: str, *, is_dead: Callable[[str], bool]) -> tuple[str, ...]:
         return remove_unfinished(self, check_prefix(prefix), is_dead)

@@ -21,10 +21,10 @@ from botocore.config import Config
 from botocore.parsers import ResponseParserError
 
 from drtool.errors import ConfigError, ObjectMissing, StoreAccessDenied, StoreError, StoreTransient
-from drtool.stores import Capabilities, ObjectInfo
+from drtool.stores import Capabilities, ObjectInfo, Store
 from drtool.stores.endpoint import connection_error, web_page
 from drtool.stores.keys import check_key, check_lock, check_prefix, check_span, is_key
-from drtool.stores.multipart import PART_SIZE, SMALLEST_PART, upload
+from drtool.stores.multipart import LARGEST_PART, PART_SIZE, SMALLEST_PART, upload
 from drtool.stores.retry import Backoff
 from drtool.stores.s3_answers import PastTheEnd, bucket_missing, error_from_answer
 from drtool.stores.s3_body import Body
@@ -134,6 +134,7 @@ class S3Store:
         except (boto.BotoCoreError, ValueError) as error:
             raise ConfigError(f"s3://{bucket}: {error}") from error
         self.client.meta.events.register("before-parameter-build.s3", _stay_here)
+        self.account = (self.client.meta.endpoint_url, access_key_id)
 
     def put(
         self,
@@ -179,6 +180,19 @@ class S3Store:
         with ThreadPoolExecutor(self._concurrency, "delete") as threads:
             for _ in threads.map(self._delete, wanted):
                 pass
+
+    def copy_from(self, source: Store, key: str) -> bool:
+        """As ``CopiesWithin`` says: between buckets of one endpoint, with the same keys, up to 5 GiB in one call."""
+        check_key(key)
+        if not isinstance(source, S3Store) or source.account != self.account or source.stat(key).size > LARGEST_PART:
+            return False
+        with self.errors(key):
+            self.client.copy_object(
+                **self.address(key),
+                CopySource={"Bucket": source.bucket, "Key": source.prefix + key},
+                **self.kept_as,
+            )
+        return True
 
     def remove_unfinished(self, prefix: str, *, is_dead: Callable[[str], bool]) -> tuple[str, ...]:
         return remove_unfinished(self, check_prefix(prefix), is_dead)
