@@ -7,7 +7,7 @@ earlier, interrupted try stored is only digested again, and not sent when it is 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from typing import BinaryIO, cast
@@ -16,9 +16,9 @@ from drtool.catalog import Catalog, volume_name
 from drtool.core.model import SealKind, Volume
 from drtool.errors import DrtoolError, ObjectMissing
 from drtool.events import Emit, Progress
-from drtool.gitlab.archive import TarScanner
+from drtool.gitlab.archive import RECORD, TarScanner
 from drtool.journal import Journal
-from drtool.streams import CHUNK, Handover
+from drtool.streams import CHUNK, PIECE, Handover
 
 
 class StagedChanged(DrtoolError):
@@ -67,7 +67,7 @@ class _Cutting:
         self._seal: SealKind = "age" if recipients else "none"
         self._stored = self._recorded()
         self._open: dict[int, tuple[Handover, Future[Volume]]] = {}
-        self._rest = memoryview(b"")
+        self._rest = b""
         self._passed = writer.already
 
     def run(self) -> tuple[Volume, ...]:
@@ -89,24 +89,41 @@ class _Cutting:
 
     def _more(self) -> bool:
         """Have something in ``_rest``, judged; False at the end of the stream."""
-        if not self._rest:
-            chunk = self._stream.read(CHUNK)
-            self._scanner.feed(chunk)
-            self._rest = memoryview(chunk)
-            self._passed += len(chunk)
-            self._writer.emit(Progress("send", self._passed, None))
+        while not self._rest and (piece := self._stream.read(PIECE)):
+            passed = self._scanner.size
+            self._scanner.feed(piece)
+            self._rest = self._without_padding(piece, passed)
+            self._passed += len(self._rest)
         return bool(self._rest)
+
+    def _without_padding(self, piece: bytes, passed: int) -> bytes:
+        """Cut the zeros behind the end mark to what tar writes by itself.
+
+        It reads no more than that, and a pipeline of other tools would end with a broken pipe. ``pack`` writes more,
+        because tar fills its last record and is faster with large ones.
+        """
+        if self._scanner.ended_at is None:
+            return piece
+        return piece[: max(0, -(-self._scanner.ended_at // RECORD) * RECORD - passed)]
 
     def _fill(self, pool: ThreadPoolExecutor, number: int) -> None:
         """Feed one volume until it is full or the stream ends."""
         sink = self._sink(pool, number)
         left = self._writer.volume_size
         while left and self._more():
-            piece = self._rest[:left]
-            sink.write(piece)
-            self._rest = self._rest[len(piece) :]
-            left -= len(piece)
+            pieces = [*self._pieces(min(left, CHUNK))]
+            sink.write_pieces(pieces)
+            left -= sum(map(len, pieces))
+            self._writer.emit(Progress("send", self._passed, None))
         sink.close_writer()
+
+    def _pieces(self, size: int) -> Iterator[bytes]:
+        """Take ``size`` bytes off the stream, or what is left of it."""
+        while size and self._more():
+            piece = self._rest[:size]
+            self._rest = self._rest[size:]
+            size -= len(piece)
+            yield piece
 
     def _sink(self, pool: ThreadPoolExecutor, number: int) -> _Recheck | Handover:
         if number in self._stored:
@@ -174,9 +191,10 @@ class _Recheck:
         self._digest = hashlib.sha256()
         self._size = 0
 
-    def write(self, piece: memoryview) -> None:
-        self._digest.update(piece)
-        self._size += len(piece)
+    def write_pieces(self, pieces: Iterable[bytes]) -> None:
+        for piece in pieces:
+            self._digest.update(piece)
+            self._size += len(piece)
 
     def close_writer(self) -> None:
         if (self._size, self._digest.hexdigest()) != (self._volume.plain_size, self._volume.plain_sha256):

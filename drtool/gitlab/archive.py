@@ -15,13 +15,14 @@ from typing import Final, Literal
 
 from drtool.core.versions import parse_version
 from drtool.errors import HostUnfit, SetDamaged
-from drtool.gitlab.scan import GzipCheck, Kind, Member, Sink, TarScanner
+from drtool.gitlab.scan import RECORD, GzipCheck, Kind, Member, Sink, TarScanner
 
 __all__ = [
     "ARCHIVE_SUFFIX",
     "COMPONENTS",
     "INFORMATION",
     "OPERATIONS",
+    "RECORD",
     "BackupInformation",
     "BackupName",
     "Component",

@@ -30,6 +30,9 @@ _CONFIG_OPTIONAL = (
     "opt/gitlab/version-manifest.txt",
 )
 
+# 64 KiB for each read and write instead of 10: half of the processor time on either side of the pipe.
+_LARGE_RECORDS = "--blocking-factor=128"
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -168,7 +171,7 @@ class Omnibus:
         file changes meanwhile.
         """
         return Command(
-            ("tar", f"--directory={directory}", "--create", "--file=-", "--format=gnu", "--sort=name",
+            ("tar", f"--directory={directory}", "--create", "--file=-", "--format=gnu", "--sort=name", _LARGE_RECORDS,
              *(["--dereference", "--hard-dereference"] if follow_links else []), "--", *map(_inside, names))
         )  # fmt: skip
 

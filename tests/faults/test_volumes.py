@@ -14,7 +14,8 @@ from drtool.catalog import BackupSet, Catalog, volume_name
 from drtool.core.model import Archive, Volume
 from drtool.errors import SetDamaged, StoreError, StoreTransient
 from drtool.events import Event, Progress, ignore
-from drtool.gitlab.archive import TarScanner
+from drtool.gitlab.archive import RECORD, TarScanner
+from drtool.gitlab.scan import BLOCK
 from drtool.journal import Journal
 from drtool.stores import ObjectInfo, Store
 from drtool.stores.faults import Crash, FaultyStore, When
@@ -104,6 +105,22 @@ def test_a_producer_that_gives_few_bytes_at_a_time_changes_nothing(path: Path) -
     volumes = write(store, path, cast(BinaryIO, Trickle(SOURCE, 333)))
     assert [volume.plain_size for volume in volumes[:-1]] == [VOLUME] * (COUNT - 1)
     assert read(store, volumes) == SOURCE
+
+
+@pytest.mark.parametrize("more", [1, 20, 108, 1000])
+def test_padding_beyond_what_tar_writes_by_itself_is_left_out(path: Path, more: int) -> None:
+    store = MemoryStore()
+    whole = SOURCE + bytes(-len(SOURCE) % RECORD)
+    volumes = write(store, path, SOURCE + bytes(more * BLOCK))
+    assert read(store, volumes) == whole[: len(SOURCE) + more * BLOCK]
+
+
+def test_what_comes_behind_the_padding_is_still_judged(path: Path) -> None:
+    padded = SOURCE + bytes(40 * RECORD)
+    with pytest.raises(SetDamaged):
+        write(MemoryStore(), path, padded + b"x" * BLOCK)
+    with pytest.raises(Died):
+        write(MemoryStore(), path, cast(BinaryIO, Trickle(padded, 7000, error=Died())))
 
 
 def test_progress_counts_every_byte_once(path: Path) -> None:

@@ -5,6 +5,7 @@ import io
 import random
 import subprocess
 import tarfile
+import zlib
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -348,6 +349,43 @@ def test_gzip_check_notices_every_damage_that_changes_the_content() -> None:
             noticed += 1
         packed[bit // 8] ^= 1 << bit % 8
     assert noticed > (len(packed) - 10) * 8
+
+
+def test_gzip_check_refuses_every_changed_bit_that_zlib_refuses() -> None:
+    for level in (0, 1, 9):
+        first = gzip.compress(b"line 1\nline 2\nline 3\n" * 20, level, mtime=0)
+        packed = bytearray(first + gzip.compress(b"more", level, mtime=0))
+        for bit in range(len(packed) * 8):
+            packed[bit // 8] ^= 1 << bit % 8
+            if _zlib_refuses(bytes(packed)):
+                for size in (len(packed), 3):
+                    with pytest.raises(SetDamaged):
+                        _check_gzip(bytes(packed), size)
+            packed[bit // 8] ^= 1 << bit % 8
+
+
+def _check_gzip(packed: bytes, size: int) -> None:
+    check = GzipCheck("x")
+    for at in range(0, len(packed), size):
+        check.write(memoryview(packed)[at : at + size])
+    check.close()
+
+
+def _zlib_refuses(packed: bytes) -> bool:
+    try:
+        gzip.decompress(packed)
+    except (OSError, EOFError, zlib.error):
+        return True
+    return False
+
+
+@pytest.mark.parametrize("flag", [0x20, 0x40, 0x80])
+@pytest.mark.parametrize("size", [1, 2, 4, 1000])
+def test_gzip_check_refuses_reserved_flags_as_gzip_does(flag: int, size: int) -> None:
+    packed = bytearray(gzip.compress(b"first") + gzip.compress(b"second"))
+    packed[len(gzip.compress(b"first")) + 3] |= flag
+    with pytest.raises(SetDamaged, match="reserved"):
+        _check_gzip(bytes(packed), size)
 
 
 def test_gzip_check_refuses_anything_after_the_end() -> None:

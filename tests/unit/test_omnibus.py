@@ -57,11 +57,12 @@ SANDBOX = Omnibus(PurePosixPath("/srv/box"), backups=PurePosixPath("/data/backup
         (OMNIBUS.unpack(PurePosixPath("/a")), "tar --directory=/a --extract --file=- --preserve-permissions"),
         (
             OMNIBUS.pack(PurePosixPath("/a"), ["x", "y"]),
-            "tar --directory=/a --create --file=- --format=gnu --sort=name -- x y",
+            "tar --directory=/a --create --file=- --format=gnu --sort=name --blocking-factor=128 -- x y",
         ),
         (
             OMNIBUS.pack(PurePosixPath("/a"), ["x"], follow_links=True),
-            "tar --directory=/a --create --file=- --format=gnu --sort=name --dereference --hard-dereference -- x",
+            "tar --directory=/a --create --file=- --format=gnu --sort=name --blocking-factor=128"
+            " --dereference --hard-dereference -- x",
         ),
     ],
 )
