@@ -35,6 +35,7 @@ from drtool.errors import (
     SetDamaged,
     SetMissing,
     SignatureInvalid,
+    StoreAccessDenied,
     StoreError,
 )
 from drtool.signing import Signer, Verifier
@@ -209,7 +210,7 @@ class Catalog:
         tapped = Tap(plain, saw)
         closing = sealed(cast(BinaryIO, tapped), recipients) if recipients else tapped
         try:
-            stored = Tap(cast(BinaryIO, closing))
+            stored = Tap(cast(BinaryIO, closing)) if recipients else tapped  # in clear they are the same bytes
             put = self.store.put(self.key(set_id, name), cast(BinaryIO, stored))
         finally:
             closing.close()
@@ -283,6 +284,24 @@ class BackupSet:
                 f"{self.manifest.set_id} is red, its backup was not complete: {'; '.join(wrong)}",
                 hint="Use another set (`drtool list`); `drtool fetch` brings out what is good of this one.",
             )
+
+    def look_at_volumes(self) -> Iterator[SetDamaged | None]:
+        """Say of every volume, in the manifest's order, what ``check_present`` would raise; None where it is there.
+
+        One listing of the set's folder tells most; only what it does not show at its full size is asked for by name.
+        """
+        folder = self.catalog.key(self.manifest.set_id, "")
+        sizes: dict[str, int] = {}
+        with suppress(StoreAccessDenied):  # may read and not list: then each is asked for
+            sizes = {info.key: info.size for info in self.catalog.store.list(folder)}
+        for volume in self.manifest.volumes:
+            found: SetDamaged | None = None
+            if sizes.get(folder + volume.name) != volume.stored_size:
+                try:
+                    self.check_present(volume)
+                except SetDamaged as problem:
+                    found = problem
+            yield found
 
     def check_present(self, volume: Volume) -> ObjectInfo:
         """Raise SetDamaged unless the store holds the volume at its full size."""

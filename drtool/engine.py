@@ -141,8 +141,9 @@ def _perform(step: Step, plan: Plan, site: Site, journal: Journal) -> None:
 
 def _prove(step: Prove, site: Site) -> None:
     volumes = site.backup_set.manifest.volumes
-    for number, volume in enumerate(volumes, 1):
-        site.backup_set.check_present(volume)
+    for number, problem in enumerate(site.backup_set.look_at_volumes(), 1):
+        if problem:
+            raise problem
         site.emit(Progress(step.name, number, len(volumes), "volumes"))
     site.backup_set.read_index()  # sealed like the data: a wrong identity shows here, before anything is touched
     for archive in step.whole:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +19,7 @@ from drtool.copy import Copied
 from drtool.core.model import IndexedMember, Manifest
 from drtool.core.plan import Send, Step
 from drtool.deep import Report as Tried
+from drtool.diff import Comparison
 from drtool.extract import Extracted
 from drtool.initialise import Made
 from drtool.restore import Outcome as RestoreOutcome
@@ -26,6 +29,8 @@ from drtool.verify import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+_READ_AT_ONCE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,15 +132,18 @@ def backup_text(outcome: BackupOutcome) -> str:
 
 
 def copied_text(copied: Copied) -> str:
-    if not copied.sent:
+    if not copied.sent and not copied.by_store:
         return f"{copied.set_id} is complete in {copied.store}; nothing had to be sent"
-    return f"{copied.set_id} copied to {copied.store}: {copied.sent} volumes, {size_text(copied.bytes_sent)} sent"
+    within = f"{copied.by_store} volumes by the store itself, read back; " if copied.by_store else ""
+    sent = f"{copied.sent} volumes, {size_text(copied.bytes_sent)} sent"
+    return f"{copied.set_id} copied to {copied.store}: {within}{sent}"
 
 
 def list_rows(catalog: Catalog) -> list[Row]:
     """Read the manifest of every set, the red ones too; one that cannot be read is a row as well."""
     committed, rejected = catalog.recorded()
-    return [_row(catalog, set_id) for set_id in sorted({*committed, *rejected})]
+    with ThreadPoolExecutor(_READ_AT_ONCE) as threads:  # a store far away takes its time for each
+        return [*threads.map(partial(_row, catalog), sorted({*committed, *rejected}))]
 
 
 def list_text(rows: Sequence[Row], instance: str, store: str) -> str:
@@ -195,6 +203,13 @@ def fetched_text(paths: Iterable[Path]) -> str:
 
 def extracted_text(extracted: Extracted) -> str:
     return f"{extracted.path}  {size_text(extracted.size)}, from {extracted.volumes} volumes of {extracted.set_id}"
+
+
+def comparison_text(found: Comparison) -> str:
+    if not found.differences:
+        return f"{mark('ok')} {found.second} holds what {found.first} holds"
+    head = f"{found.second} differs from {found.first}:"
+    return "\n".join([head, *(f"  {difference}" for difference in found.differences)])
 
 
 def members_text(archives: Mapping[str, Sequence[IndexedMember]]) -> str:

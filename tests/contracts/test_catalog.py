@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zlib
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from typing import Any, BinaryIO, Literal, cast
@@ -20,7 +21,9 @@ from drtool.errors import (
     SetDamaged,
     SetMissing,
     SignatureInvalid,
+    StoreAccessDenied,
     StoreError,
+    StoreTransient,
 )
 from drtool.events import ignore
 from drtool.stores import ObjectInfo, Store
@@ -420,3 +423,66 @@ def test_red_set_is_neither_restored_nor_copied() -> None:
     with pytest.raises(SetDamaged, match="the dump is cut off"):
         copy(red, Catalog(MemoryStore(), sets.INSTANCE), clock=sets.StillClock(), emit=ignore)
     BackupSet(good.catalog, good.manifest).refuse_red()
+
+
+# -- looking for volumes ---------------------------------------------------------------------------------------------
+
+
+def looked_at(store: Store) -> list[str]:
+    """What ``verify --level present`` says of the one set there."""
+    committed = sets.commit(store)
+    opened = BackupSet(committed.catalog, committed.manifest)
+    return [str(problem) for problem in opened.look_at_volumes() if problem]
+
+
+def test_volumes_that_lie_as_they_should_are_seen_in_one_listing() -> None:
+    store = FaultyStore(MemoryStore())
+    committed = sets.commit(store)
+    before = len(store.calls)
+    assert [*BackupSet(committed.catalog, committed.manifest).look_at_volumes()] == [None] * len(
+        committed.manifest.volumes
+    )
+    assert [call.method for call in store.calls[before:]] == ["list"]
+
+
+class HidingHalf(MemoryStore):
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        return iter([*super().list(prefix)][::2])
+
+
+class NotForListing(MemoryStore):
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        raise StoreAccessDenied("may not list")
+
+
+class ListingOtherSizes(MemoryStore):
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        return (replace(info, size=info.size + 1) for info in super().list(prefix))
+
+
+@pytest.mark.parametrize("kind", [HidingHalf, NotForListing, ListingOtherSizes])
+def test_a_listing_raises_no_alarm_that_the_object_itself_does_not(kind: type[MemoryStore]) -> None:
+    assert looked_at(kind()) == []
+
+
+@pytest.mark.parametrize("kind", [MemoryStore, HidingHalf, NotForListing, ListingOtherSizes])
+def test_what_is_missing_or_has_another_size_is_named_whatever_a_listing_shows(kind: type[MemoryStore]) -> None:
+    store = kind()
+    committed = sets.commit(store)
+    first, second, *_ = (committed.catalog.key(FIRST, volume.name) for volume in committed.manifest.volumes)
+    store.delete([first])
+    sets.replace(store, second, b"short")
+    found = [*BackupSet(committed.catalog, committed.manifest).look_at_volumes()]
+    assert found[2:] == [None] * (len(found) - 2)
+    assert str(found[0]).startswith(f"{first}: is missing")
+    assert str(found[1]).startswith(f"{second}: 5 bytes in the store")
+
+
+@pytest.mark.parametrize("error", [StoreError("broken"), StoreTransient("gone")])
+def test_a_listing_that_fails_says_nothing_about_the_volumes(error: StoreError) -> None:
+    inner = MemoryStore()
+    committed = sets.commit(inner)
+    store = FaultyStore(inner)
+    store.fail_at(1, "during", error, method="list")
+    with pytest.raises(type(error)):
+        list(BackupSet(Catalog(store, "gitlab"), committed.manifest).look_at_volumes())
