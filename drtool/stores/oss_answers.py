@@ -186,7 +186,8 @@ def frozen_error(where: str, headers: Mapping[str, str]) -> StoreError:
         )
     return Frozen(
         f"{where} is frozen in {storage_class}",
-        hint=f"Have it thawed (`ossutil restore`), wait, and run this again: that takes {usual}.",
+        hint=f"Thaw the set (`ossutil restore -r {where.rpartition('/')[0]}/`), wait, and run this again: that takes"
+        f" {usual}.",
     )
 
 

@@ -102,7 +102,7 @@ def error_from_answer(
     if code == "InvalidRange" or status == 416:
         return PastTheEnd(text)
     if code == "InvalidObjectState":
-        return Frozen(text, hint=_frozen(str(said.get("StorageClass", ""))))
+        return Frozen(text, hint=_frozen(where, str(said.get("StorageClass", ""))))
     if code == "RequestTimeTooSkewed" and (theirs := _server_time(said, headers)):
         return StoreAccessDenied(text, hint=skew_hint(now or datetime.now(UTC), theirs))
     if code.startswith("KMS.") or (code == "AccessDenied" and "kms:" in str(said.get("Message"))):
@@ -130,11 +130,12 @@ def _allow(call: str) -> str:
     return hint
 
 
-def _frozen(storage_class: str) -> str:
-    where = f" from {storage_class}" if storage_class else ""
+def _frozen(where: str, storage_class: str) -> str:
+    bucket, _, key = where.partition(" at ")[0].removeprefix("s3://").partition("/")
+    command = f"aws s3api restore-object --bucket {bucket} --key {key} --restore-request Days=7"
     return (
-        f"The object is frozen: have it restored{where} first (`aws s3api restore-object`), wait minutes to two days,"
-        " then run this again."
+        f"Frozen{f' in {storage_class}' if storage_class else ''}: for this and every other object of the set run"
+        f" `{command}`, wait (minutes to two days), then run this again."
     )
 
 

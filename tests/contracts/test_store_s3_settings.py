@@ -139,6 +139,21 @@ def test_deleting_on_a_versioned_bucket_hides_and_does_not_destroy(s3_http: S3Se
         assert body.read() == b"again"
 
 
+def test_transfers_of_boto3_are_never_used(s3_http: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They may pick a library that sends to AWS, whatever the endpoint says."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a transfer was made")
+
+    monkeypatch.setattr("boto3.s3.transfer.create_transfer_manager", refuse)
+    monkeypatch.setattr("s3transfer.manager.TransferManager.__init__", refuse)
+    store = s3_http.store(prefix="classic")
+
+    store.put("one", forward_only(noise(11 * MIB)))
+    with store.open("one", start=5) as body:
+        assert len(body.read()) == 11 * MIB - 5
+
+
 # -- credentials of the machine --------------------------------------------------------------------------------------
 
 

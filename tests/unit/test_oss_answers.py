@@ -136,14 +136,14 @@ def test_thaw_state_is_read_from_the_headers(headers: dict[str, str], expected: 
 
 
 def test_frozen_object_says_how_long_to_wait() -> None:
-    frozen = frozen_error("oss://backups/one", {"x-oss-storage-class": "DeepColdArchive"})
+    frozen = frozen_error("oss://backups/sets/a/one", {"x-oss-storage-class": "DeepColdArchive"})
     thawing = frozen_error(
         "oss://backups/one", {"x-oss-storage-class": "Archive", "x-oss-restore": 'ongoing-request="true"'}
     )
 
     assert (str(frozen), frozen.hint) == (
-        "oss://backups/one is frozen in DeepColdArchive",
-        "Have it thawed (`ossutil restore`), wait, and run this again: that takes 12 to 48 hours.",
+        "oss://backups/sets/a/one is frozen in DeepColdArchive",
+        "Thaw the set (`ossutil restore -r oss://backups/sets/a/`), wait, and run this again: that takes 12 to 48 hours.",
     )
     assert (str(thawing), thawing.hint) == (
         "oss://backups/one is being thawed from Archive",
