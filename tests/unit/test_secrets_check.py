@@ -112,6 +112,16 @@ def test_a_value_that_gitlab_rb_overrules_does_not_make_it_fit() -> None:
     assert [(each.failed, each.superseded) for each in verdict.columns] == [(3, 3)]
 
 
+def test_what_both_values_open_counts_for_the_one_that_gitlab_uses() -> None:
+    alike = RIGHT["db_key_base"][:32] + "another fake end"  # the same for all but salted values
+    secrets = read_secrets(
+        gitlab_rb=f"gitlab_rails['db_key_base'] = '{alike}'".encode(),
+        secrets_json=json.dumps({"gitlab_rails": RIGHT}).encode(),
+    )
+    salted = table("ci_variables", "encrypted_value", [seal("E", RIGHT, n) for n in range(4)])
+    assert list(counted(check(secrets, salted, TOKEN)).values()) == [(0, 4), (3, 0)]
+
+
 def test_the_second_value_of_a_list_fits_and_is_named() -> None:
     verdict = check({**RIGHT, "db_key_base": [WRONG["db_key_base"], RIGHT["db_key_base"]]}, TOKEN)
     assert verdict.fit is Fit.FITS

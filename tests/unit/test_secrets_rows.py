@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from drtool.demo import ciphers
 from drtool.gitlab.secrets import Fit, Sample
 from tests.sealed import RIGHT, TOKEN, WRONG, Cell, check, copied, counted, fits, seal, table
+
+MESSAGE = str(seal("I", RIGHT)[0])
+
+
+def enveloped(inner: str) -> str:
+    """An envelope around anything."""
+    message = json.loads(MESSAGE)
+    return json.dumps({**message, "h": {**message["h"], "k": json.loads(inner)}})
 
 
 @pytest.mark.parametrize(
@@ -24,6 +35,22 @@ from tests.sealed import RIGHT, TOKEN, WRONG, Cell, check, copied, counted, fits
         ("token_encrypted", ("no base64!",), "neither base64 nor bytea"),
         ("token_encrypted", ("QUJD",), "of a length that no ciphertext has"),
         ("token_encrypted", ("|QUJDfedcba987654",), "of a length that no ciphertext has"),
+        ("token_encrypted", ("|QUJD",), "neither base64 nor bytea"),
+        (
+            "secret_key",
+            (MESSAGE.replace('"iv": "', '"iv": "AAAA'),),
+            "no message of Active Record Encryption",
+        ),
+        (
+            "secret_key",
+            (MESSAGE.replace('"at": "', '"at": "AAAA'),),
+            "no message of Active Record Encryption",
+        ),
+        ("secret_key", (enveloped("{}"),), "no message of Active Record Encryption"),
+        ("secret_key", (enveloped(enveloped(MESSAGE)),), "no message of Active Record Encryption"),
+        ("secret_key", ('{"iv"' * 100_000,), "no message of Active Record Encryption"),
+        ("secret_key", ('{"h":' * 100_000,), "no message of Active Record Encryption"),
+        ("encrypted_x", ("\n", seal("F", RIGHT)[1]), "of a length that no ciphertext has"),
         ("secret_key", ("{}",), "no message of Active Record Encryption"),
         ("secret_key", ("plain",), "no message of Active Record Encryption"),
     ],
@@ -36,6 +63,21 @@ def test_what_is_no_ciphertext_is_not_tested_and_its_reason_is_told(
     assert [(each.reason, each.count) for each in verdict.untested] == [(reason, 3)]
     assert verdict.fit is Fit.UNTESTED
     assert not verdict.columns
+
+
+def test_a_salt_that_is_not_encoded_is_taken_as_it_is() -> None:
+    columns = ciphers.encrypt_cbc_salted(b"fake", RIGHT["db_key_base"], b"fake iv 16 bytes", b"fake\\salt")
+    verdict = check(RIGHT, table("made", "encrypted_x", [(columns.value, columns.iv, "fake\\salt")]))
+    assert counted(verdict) == {"public.made.encrypted_x": (1, 0)}
+
+
+def test_an_envelope_with_a_data_key_of_another_size_does_not_open() -> None:
+    key = ciphers.rails_key(
+        RIGHT["active_record_encryption_primary_key"][0], RIGHT["active_record_encryption_key_derivation_salt"]
+    )
+    inner = ciphers.as_jsonb(ciphers.encrypt_rails(b"short", key, b"fake nonce12"))
+    verdict = check(RIGHT, table("cloud_connector_keys", "secret_key", [(enveloped(inner),)]))
+    assert counted(verdict) == {"public.cloud_connector_keys.secret_key": (0, 1)}
 
 
 def test_a_row_that_ends_early_is_not_overlooked() -> None:

@@ -118,16 +118,16 @@ def read_message(value: bytes) -> Sealed | Odd:
         return Odd.NOT_A_MESSAGE
 
 
-def _message(message: object, scheme: Scheme = Scheme.RAILS) -> Sealed | None:
+def _message(message: object) -> Sealed | None:
     if not isinstance(message, dict) or not isinstance(headers := message.get("h"), dict):
         return None
     nonce, tag, body = (_decoded(text) for text in (headers.get("iv"), headers.get("at"), message.get("p")))
     if nonce is None or tag is None or body is None or len(nonce) != _NONCE_SIZE or len(tag) != _TAG_SIZE:
         return None
     if "k" not in headers:
-        return Sealed(scheme, nonce, body + tag)
-    inner = _message(headers["k"]) if scheme is Scheme.RAILS else None  # an envelope holds no second one
-    if inner is None or inner.inner is not None:
+        return Sealed(Scheme.RAILS, nonce, body + tag)
+    inner = _message(headers["k"])
+    if inner is None or inner.inner is not None:  # an envelope holds no second one
         return None
     return Sealed(Scheme.RAILS_ENVELOPE, nonce, body + tag, inner=inner)
 
