@@ -115,7 +115,7 @@ class _Line:
 class Proxy:
     """``url`` speaks to the server. Faults are added from any thread, and fire in the order they were added.
 
-    ``heads``: of every request. ``taken``: bytes of bodies that clients sent, by kind of request.
+    ``heads``: of every request. ``calls`` counts them by their kind, ``taken`` the bytes of their bodies.
     """
 
     upstream: int
@@ -123,6 +123,7 @@ class Proxy:
     url: str = ""
     faults: list[Fault] = field(default_factory=list)
     heads: list[bytes] = field(default_factory=list)
+    calls: Counter[str] = field(default_factory=Counter)
     taken: Counter[str] = field(default_factory=Counter)
     _lines: list[_Line] = field(default_factory=list)
     _calm: asyncio.Event = field(default_factory=asyncio.Event)
@@ -146,8 +147,10 @@ class Proxy:
         return sum(match in head for head in self.heads)
 
     def clear(self) -> None:
-        """Let the weather clear: no more faults, what stalled ends, and what was late arrives before this returns."""
+        """Let the weather clear, and count from zero: what stalled ends, what was late arrives before this returns."""
         self.faults.clear()
+        for kept in (self.heads, self.calls, self.taken):
+            kept.clear()
         asyncio.run_coroutine_threadsafe(self._clear(), self.loop).result()
 
     async def _clear(self) -> None:
@@ -158,6 +161,8 @@ class Proxy:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         answers, server = await asyncio.open_connection("127.0.0.1", self.upstream, limit=1 << 20)
+        # asyncio does so itself, but not for connections of a socket that somebody else made.
+        writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         line = _Line(reader, writer, answers, server)
         self._lines.append(line)
         try:
@@ -175,6 +180,7 @@ class Proxy:
         if request is None:
             return False
         self.heads.append(request.head)
+        self.calls[request.call] += 1
         fault = self._due(request)
         if fault and fault.meanwhile:
             await self.loop.run_in_executor(None, fault.meanwhile)
@@ -395,7 +401,7 @@ def call_of(method: str, target: str) -> str:
 def proxy_to(port: int) -> Iterator[Proxy]:
     """Run a Proxy to this port of loopback, in a thread of its own, until the block is left."""
     loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
     proxy = Proxy(port, loop)
     try:
@@ -417,5 +423,6 @@ async def _stop() -> None:
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     for task in tasks:
         task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    if tasks:
+        await asyncio.wait(tasks, timeout=5)
     await asyncio.get_running_loop().shutdown_asyncgens()
