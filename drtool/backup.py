@@ -1,91 +1,23 @@
-"""One backup: look, decide, let GitLab stage its members, seal and send them, commit, clean up.
-
-GitLab's exit status is never trusted alone (18.9 prints "Backup … is done." after a failed database dump): what it
-printed is read, and what it wrote is judged as it passes.
-"""
+"""One backup: look, decide whether to continue or to begin, then do it (``backup_run``)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
-from datetime import datetime, timedelta
-from pathlib import Path
-from typing import Any, Literal
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
 
-from drtool import __version__
-from drtool.catalog import Catalog
-from drtool.core.command import Command
+from drtool.backup_run import Order as Order
+from drtool.backup_run import Place as Place
+from drtool.backup_run import Run, await_other_tasks, clean_staging
 from drtool.core.leftovers import Continue, Decision, Interrupted, Refuse, StartAnew, decide
-from drtool.core.model import (
-    FORMAT,
-    Archive,
-    Finding,
-    GitLabFacts,
-    IndexedMember,
-    Manifest,
-    SealKind,
-    is_set_id,
-    new_set_id,
-    verdict_of,
-)
-from drtool.core.versions import package_for
-from drtool.engine import Clock, await_tasks, phase, try_and_collect, unless_locked_out
-from drtool.errors import BackupFailed, CommandFailed, HostUnfit, SealError, SetDamaged
-from drtool.events import Emit, Noticed
-from drtool.gitlab.application import ApplicationJudge
-from drtool.gitlab.archive import INFORMATION, TarScanner, order_members
-from drtool.gitlab.judging import Created, judge_create
-from drtool.hosts import Runner
-from drtool.installs.omnibus import Omnibus
+from drtool.core.model import Manifest, is_set_id, new_set_id
+from drtool.engine import phase
+from drtool.errors import HostUnfit
+from drtool.events import Noticed
+from drtool.gitlab.archive import INFORMATION
 from drtool.journal import Journal, forget_old, journals, new_journal, only_run
-from drtool.signing import Signer
-from drtool.streams import parse_recipients
-from drtool.survey import LOOSE_MEMBERS, backup_directory, config_members, look_at_version, staged_information
-from drtool.volumes import StagedChanged, VolumeWriter
-
-_TASK_PATIENCE = timedelta(hours=6)
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What to back up and how. ``seal`` of "none" must have been asked for in so many words."""
-
-    instance: str
-    install: Omnibus
-    seal: SealKind
-    recipients: tuple[str, ...]
-    config_recipients: tuple[str, ...]
-    volume_size: int = 1 << 30
-    volumes_in_flight: int = 2
-    resume_within: timedelta = timedelta(hours=6)
-
-    def check_seals(self) -> None:
-        """Raise SealError for a recipient that is missing or is not one."""
-        if self.seal == "age" and not self.recipients:
-            raise SealError(
-                f"instance {self.instance}: seal_to names nobody to seal the backup to",
-                hint='`drtool init` makes a key; to write application data in clear, say seal = "none".',
-            )
-        if not self.config_recipients:
-            raise SealError(
-                f"instance {self.instance}: config_seal_to names nobody; secrets are never written in clear",
-                hint='Set config_seal_to: gitlab-secrets.json is sealed even where seal = "none".',
-            )
-        parse_recipients((*self.recipients, *self.config_recipients))
-
-
-@dataclass(frozen=True)
-class Place:
-    """What the work is done with. ``new_token`` gives four random hex digits."""
-
-    catalog: Catalog
-    runner: Runner
-    signer: Signer
-    state: Path
-    clock: Clock
-    emit: Emit
-    new_token: Callable[[], str]
+from drtool.survey import config_members, look_at_version, staged_information
+from drtool.volumes import StagedChanged
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,25 +42,26 @@ class Preview:
 def back_up(order: Order, place: Place) -> Outcome:
     """Take one backup. Returns only when the set is committed and was read back.
 
-    Raises Busy, HostUnfit, SealError, BackupFailed, StoreError and what else the parts raise; the next call continues
-    or cleans up.
+    Raises SetDamaged for a red set, which is kept but counts for nothing; Busy, HostUnfit, SealError, BackupFailed,
+    StoreError and what else the parts raise. The next call continues or cleans up.
     """
     order.check_seals()
     with only_run(place.state, order.instance, doing="a backup"):
         with phase("look", "Looking at the host", place.clock, place.emit):
             version = look_at_version(order.install, place.runner)
+            config_members(order.install, place.runner)  # without the secrets hours of GitLab's work are for nothing
             place.signer.sign(b"drtool: can this key sign?\n")  # now, not after GitLab wrote its backup
             place.catalog.check_reachable()
-            _await_other_tasks(order, place)
+            await_other_tasks(order, place)
             _remove_unfinished(order, place)
             journal, continued = _settle(order, place)
         try:
-            return Outcome(_Run(order, place, journal, version, continued).finish(), continued)
+            return Outcome(Run(order, place, journal, version, continued).finish(), continued)
         except StagedChanged as change:
             place.emit(Noticed("staged-changed", str(change), "A new set is begun."))
-        _clean_staging(order.install, place.runner)
+        clean_staging(order.install, place.runner)
         journal = _begin(order, place)
-        return Outcome(_Run(order, place, journal, version, continued=False).finish(), continued=False)
+        return Outcome(Run(order, place, journal, version, continued=False).finish(), continued=False)
 
 
 def preview(order: Order, place: Place) -> Preview:
@@ -144,10 +77,6 @@ def preview(order: Order, place: Place) -> Preview:
             set_id = new_set_id(place.clock.now(), place.new_token())
             commands = (str(order.install.create_backup(set_id)),)
             return Preview("new", set_id, version, place.catalog.store.name, commands)
-
-
-def _await_other_tasks(order: Order, place: Place) -> None:
-    await_tasks(place.runner, order.install, place.clock, place.emit, phase_name="look", patience=_TASK_PATIENCE)
 
 
 def _remove_unfinished(order: Order, place: Place) -> None:
@@ -174,7 +103,7 @@ def _settle(order: Order, place: Place) -> tuple[Journal, bool]:
             return journal, True
         case StartAnew(clean):
             if clean:
-                _clean_staging(order.install, place.runner)
+                clean_staging(order.install, place.runner)
             return _begin(order, place), False
 
 
@@ -204,7 +133,8 @@ def _interrupted(journal: Journal, place: Place) -> Interrupted:
     begin = journal.find("begin")
     assert begin is not None
     # A run may end between the manifest's arrival and its own note of it; what is listed is never written into again.
-    committed = journal.find("committed") is not None or place.catalog.is_committed(begin["set_id"])
+    kept = place.catalog.is_committed(begin["set_id"]) or place.catalog.is_rejected(begin["set_id"])
+    committed = journal.find("committed") is not None or kept
     return Interrupted(
         set_id=begin["set_id"],
         begun_at=datetime.fromisoformat(begin["at"]),
@@ -259,157 +189,3 @@ def _refusal(order: Order, backup_id: str) -> HostUnfit:
         f"{path} holds the loose members of another backup, {backup_id or 'one without an id'}",
         hint=f"GitLab would overwrite them. Restore or move away {path}/{INFORMATION} and what lies beside it.",
     )
-
-
-def _clean_staging(install: Omnibus, runner: Runner) -> None:
-    """Remove GitLab's loose members. The information goes first: a torso must not look like a backup."""
-    found = {entry.name for entry in backup_directory(install, runner)} & set(LOOSE_MEMBERS)
-    for names in ({INFORMATION} & found, found - {INFORMATION}):
-        if names:
-            runner.run(install.remove(install.backup_path, tuple(order_members(names))))
-
-
-# -- the run ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class _Run:
-    """One run's state between its phases; the journal holds the same for the next process."""
-
-    order: Order
-    place: Place
-    journal: Journal
-    version: str
-    continued: bool
-    index: dict[str, list[IndexedMember]] = field(default_factory=dict)
-    sent: int = 0
-
-    def finish(self) -> Manifest:
-        if self.journal.find("created") is None:
-            with self._phase("create", "GitLab writes its backup"):
-                self._create()
-        with self._phase("send", f"Sealing and sending to {self.place.catalog.store.name}"):
-            judge = self._application_judge()
-            application = self._send_application(judge)
-            config = self._send_config()
-            index = self._send_index()
-        with self._phase("commit", "Signing and committing the set"):
-            manifest = self._manifest((application, config), index, judge)
-            self.place.catalog.commit(manifest, self.place.signer)
-            self.journal.append("committed")
-        with self._phase("clean", "Removing the staged files"):
-            _clean_staging(self.order.install, self.place.runner)
-            self.journal.append("done")
-        return manifest
-
-    @property
-    def set_id(self) -> str:
-        return str(self._entry("begin")["set_id"])
-
-    def _create(self) -> None:
-        created = unless_locked_out(self._created, lambda: _await_other_tasks(self.order, self.place))
-        self.journal.append(
-            "created",
-            members=list(created.members),
-            completed=sorted(created.repositories),
-            findings=[asdict(finding) for finding in created.findings],
-            disabled=list(created.disabled),
-        )
-
-    def _created(self) -> Created:
-        command = self.order.install.create_backup(self.set_id)
-        lines, failure = try_and_collect(self.place.runner, command, "create", self.place.emit)
-        staged = {entry.name for entry in backup_directory(self.order.install, self.place.runner)}
-        return judge_create(lines, failure, self.set_id, staged=staged)
-
-    def _application_judge(self) -> ApplicationJudge:
-        created = self._entry("created")
-        repositories = frozenset((storage, path) for storage, path in created["completed"])
-        return ApplicationJudge(
-            self.set_id, self.version, tuple(created["members"]), repositories, disabled=tuple(created["disabled"])
-        )
-
-    def _send_application(self, judge: ApplicationJudge) -> Archive:
-        install = self.order.install
-        command = install.pack(install.backup_path, judge.members)
-        scanner = TarScanner(judge.watch)
-        try:
-            archive = self._send("application", command, self.order.recipients, scanner)
-            judge.finish(scanner.members)
-        except (BackupFailed, SetDamaged, CommandFailed) as problem:
-            if self.continued:  # they were good once; whatever befell them, only new ones help
-                raise StagedChanged(f"the staged members are no good any more: {problem}") from problem
-            if not isinstance(problem, CommandFailed):
-                self.journal.append("abandoned")  # bad from the beginning: no later run may continue with them
-            raise
-        return archive
-
-    def _send_config(self) -> Archive:
-        install = self.order.install
-        names = config_members(install, self.place.runner)
-        command = install.pack(install.root, names, follow_links=True)
-        return self._send("config", command, self.order.config_recipients, TarScanner())
-
-    def _send(self, name: str, command: Command, recipients: tuple[str, ...], scanner: TarScanner) -> Archive:
-        writer = VolumeWriter(
-            self.place.catalog,
-            self.set_id,
-            self.journal,
-            self.order.volume_size,
-            self.order.volumes_in_flight,
-            self.place.emit,
-            self.sent,
-        )
-        with self.place.runner.read_from(command) as stream:
-            volumes = writer.write(name, stream, scanner, parse_recipients(recipients))
-        self.sent += sum(volume.plain_size for volume in volumes)
-        files = [member for member in scanner.members if member.kind == "file"]
-        self.index[name] = [IndexedMember(member.name, member.offset, member.size) for member in files]
-        return Archive(name, _seal_kind(recipients), recipients, len(scanner.members), volumes)
-
-    def _send_index(self) -> Archive:
-        recipients = self.order.recipients
-        volume = self.place.catalog.put_index(self.set_id, self.index, parse_recipients(recipients))
-        return Archive("index", _seal_kind(recipients), recipients, 0, (volume,))
-
-    def _manifest(self, archives: tuple[Archive, ...], index: Archive, judge: ApplicationJudge) -> Manifest:
-        findings = (*(Finding(**entry) for entry in self._entry("created")["findings"]), *judge.findings)
-        for finding in findings:
-            self.place.emit(Noticed(finding.code, finding.message))
-        facts = GitLabFacts(
-            version=self.version,
-            package=package_for(self.version),
-            install="omnibus",
-            installation_type=judge.information.installation_type,
-            db_version=judge.information.db_version,
-            backup_id=self.set_id,
-            repositories=len(judge.repositories),
-        )
-        return Manifest(
-            format=FORMAT,
-            tool=f"drtool {__version__}",
-            instance=self.order.instance,
-            set_id=self.set_id,
-            created_at=datetime.fromisoformat(self._entry("begin")["at"]),
-            finished_at=self.place.clock.now(),
-            gitlab=facts,
-            verdict=verdict_of(findings),
-            findings=findings,
-            archives=archives,
-            index=index,
-            census=None,
-            contents=(),
-            secrets=None,
-        )
-
-    def _entry(self, what: str) -> dict[str, Any]:
-        entry = self.journal.find(what)
-        assert entry is not None, f"the journal has no {what!r} entry yet"
-        return entry
-
-    def _phase(self, name: str, title: str) -> AbstractContextManager[Callable[[], float]]:
-        return phase(name, title, self.place.clock, self.place.emit)
-
-
-def _seal_kind(recipients: tuple[str, ...]) -> SealKind:
-    return "age" if recipients else "none"

@@ -320,6 +320,33 @@ def extract(call: _Call, set_id: str, instance: str | None, unsigned: bool, **wa
 
 @cli.command()
 @click.argument("set_id", metavar="SET")
+@click.argument("other", metavar="SET|HOST")
+@_IDENTITY
+@_INSTANCE
+@_UNSIGNED
+@_command
+def diff(
+    call: _Call, set_id: str, other: str, identities: tuple[Path, ...], instance: str | None, unsigned: bool
+) -> None:
+    """Tell what another set, or the host `local`, has otherwise."""
+    from drtool.diff import diff_host, diff_sets
+    from drtool.errors import Differs
+    from drtool.report import comparison_text
+
+    app = call.app(instance)
+    keys = app.identities(identities)
+    opened = app.open_set(set_id, identities=keys, unsigned=unsigned)
+    if other == "local":
+        found = diff_host(opened, app.install, app.runner, clock=app.clock, emit=app.emit)
+    else:
+        found = diff_sets(opened, app.open_set(other, identities=keys, unsigned=unsigned))
+    call.ui.result(found, comparison_text(found), bad=bool(found.differences))
+    if found.differences:
+        sys.exit(Differs.exit_status)
+
+
+@cli.command()
+@click.argument("set_id", metavar="SET")
 @click.option("--to", "host", required=True, help="The host to restore onto; `local` is this one.")
 @click.option("--dry-run", is_flag=True, help="Print the plan, and do nothing.")
 @click.option("--yes", is_flag=True, help="Do not ask before it starts.")

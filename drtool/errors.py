@@ -25,7 +25,8 @@
     ├── IdentityMismatch            25   none of the given identities opens the seal
     ├── SignatureInvalid            27   no signature, a wrong one, or by a key that is not trusted
     ├── RestoreFailed               28   the restore ran, and what it left is not what the set holds
-    └── ResumeError                 29   the journal does not fit what is asked
+    ├── ResumeError                 29   the journal does not fit what is asked
+    └── Differs                     30   two things that were compared are not the same
 
 2 is click's own status for a wrong command line, 22 is kept for breached objectives, 130 for Ctrl-C.
 The class carries the status, the instance a ``hint``: one sentence, what to do next.
@@ -152,3 +153,7 @@ class RestoreFailed(DrtoolError):
 
 class ResumeError(DrtoolError):
     exit_status = 29
+
+
+class Differs(DrtoolError):
+    exit_status = 30

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Literal
 
 from drtool.catalog import BackupSet
-from drtool.core.census import Census, parse_census
+from drtool.core.census import Census
 from drtool.core.command import Command
 from drtool.core.model import Archive, IndexedMember
 from drtool.engine import Clock, copy_scanned, phase
@@ -92,14 +92,7 @@ def extract_project(path: str, part: Part | None, to: Path, place: Place) -> Ext
 
     Raises MemberMissing for a project that the instance did not have.
     """
-    census = place.backup_set.read_census()
-    if census is None:
-        raise MemberMissing(
-            f"{place.backup_set.manifest.set_id} has no census, so where a project lies is not known",
-            hint="`drtool extract SET --list` names all members.",
-        )
-    source = f"the census of {place.backup_set.manifest.set_id}"
-    return extract_repository(_find_repository(parse_census(census, source=source), path, part), to, place)
+    return extract_repository(_find_repository(place.backup_set.read_census(), path, part), to, place)
 
 
 def extract_repository(repository: Repository, to: Path, place: Place) -> Extracted:

@@ -35,6 +35,8 @@ INSTANCE = "toy"
 SECRET = "0b5e55ed" * 16
 """The toy's db_key_base."""
 
+SALT = b"16 fixed bytes.."
+
 _TARBALLS = ("uploads", "lfs")
 _ROWS = b"""\
 COPY public.application_settings (id, uuid) FROM stdin;
@@ -336,7 +338,7 @@ class Bench:
         runner = runner or LocalRunner()
         signer = Signer(self.signing_key, runner)
         place = backup.Place(
-            self.catalog(store), runner, signer, self.state, self.clock, self.events.append, self._token
+            self.catalog(store), runner, signer, self.state, self.clock, self.events.append, self._token, lambda: SALT
         )
         return backup.back_up(self.order, place)
 

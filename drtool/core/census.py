@@ -21,7 +21,7 @@ CENSUS_FORMAT: Final = 1
 _SHOWN_PER_KIND: Final = 20
 _SHOWN_TABLES: Final = 3
 # Tables that work fills and nothing empties: not those of sessions, queues and logs.
-_LASTING: Final = ("ci_builds", "issues", "keys", "merge_requests", "notes", "p_ci_builds", "projects", "users")
+LASTING_TABLES: Final = ("ci_builds", "issues", "keys", "merge_requests", "notes", "p_ci_builds", "projects", "users")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -146,7 +146,7 @@ def judge_against_previous(census: Census, previous: Census) -> tuple[Finding, .
         now = census.components.get(name, Files(0, 0))
         if before.count and not now.count:
             found.append(Finding("component-emptied", f"{name} holds no file; in the set before it held {before}"))
-    emptied = [name for name in _LASTING if _rows(previous, name) and not _rows(census, name)]
+    emptied = [name for name in LASTING_TABLES if _rows(previous, name) and not _rows(census, name)]
     if emptied:
         found.append(Finding("tables-emptied", f"tables lost all their rows: {_few(emptied)}", len(emptied)))
     lost = [

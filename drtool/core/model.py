@@ -94,18 +94,23 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """A keyed digest of one secret, hex: tells whether another secret is the same, and nothing else."""
+    """Slow, salted digests of the values of one secret, hex: they tell whether it is the same, and nothing else."""
 
     name: str
-    digest: str
+    digests: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class SecretsFacts:
-    """Whether the configuration's secrets open what the database holds encrypted; ``tested`` values were tried."""
+    """Whether the configuration's secrets open what the database holds encrypted.
 
-    fit: Literal["fits", "does not fit", "could not be tested"]
-    tested: int
+    ``opened`` and ``failed`` count values; ``complete`` says that all were tried, not a sample.
+    """
+
+    fit: Literal["fits", "fits in part", "does not fit", "could not be tested"]
+    opened: int
+    failed: int
+    complete: bool
     salt: str
     fingerprints: tuple[Fingerprint, ...]
 

@@ -9,24 +9,26 @@ from typing import Final
 
 from drtool.core.census import CENSUS_FORMAT, Census, Files, Project, Repository
 from drtool.gitlab.archive import BackupInformation
-from drtool.gitlab.dump import RowSink, read_field
+from drtool.gitlab.dump import NULL, RowSink, read_field
 
 _VISIBILITY: Final = {"0": "private", "10": "internal", "20": "public"}
 _HASHED_STORAGE: Final = 1  # the storage_version from which a repository's path is made of the project's id
 # What people and machines do leaves a row in one of these; imports and seeds may add old ones, nothing adds new ones.
-_ACTIVITY: Final = {
+ACTIVITY: Final = {
     "events": ("created_at",),
     "projects": ("created_at", "last_activity_at"),
     "users": ("created_at", "current_sign_in_at"),
 }
 _NAMES: Final = ("id", "path", "namespace_id", "visibility_level", "archived", "repository_storage", "storage_version")
-_WANTED: Final = {
+WANTED: Final = {
     "application_settings": ("id", "uuid"),
     "namespaces": ("id", "path", "parent_id", "type"),
     "project_repositories": ("project_id", "shard_name", "disk_path"),
     "projects": _NAMES,
     "routes": ("source_type", "source_id", "path"),
 }
+
+_MILLENNIUM: Final = b"2"
 
 Row = Mapping[str, str]
 
@@ -49,10 +51,10 @@ class CensusRows:
         if dot and schema != "public":
             return None
         sinks: list[RowSink] = []
-        if moments := [columns.index(column) for column in _ACTIVITY.get(name, ()) if column in columns]:
+        if moments := [columns.index(column) for column in ACTIVITY.get(name, ()) if column in columns]:
             sinks.append(_Newest(moments, self._move_on))
-        if name in _WANTED:
-            wanted = {column: columns.index(column) for column in _WANTED[name] if column in columns}
+        if name in WANTED:
+            wanted = {column: columns.index(column) for column in WANTED[name] if column in columns}
             sinks.append(_Rows(wanted, getattr(self, f"_take_{name}")))
         return _All(sinks) if sinks else None
 
@@ -168,14 +170,14 @@ class _Rows:
     """Hands on some columns of every row, as text; NULL is left out."""
 
     def __init__(self, wanted: Mapping[str, int], action: Callable[[Row], object]) -> None:
-        self._wanted = wanted
+        self._wanted = tuple(wanted.items())
         self._action = action
 
     def take(self, rows: Sequence[bytes], /) -> None:
         for row in rows:
             fields = row.split(b"\t")
-            found = {name: read_field(fields[place]) for name, place in self._wanted.items() if place < len(fields)}
-            self._action({name: value.decode("utf-8", "replace") for name, value in found.items() if value is not None})
+            shown = [(name, fields[place]) for name, place in self._wanted if place < len(fields)]
+            self._action({name: _text(field) for name, field in shown if field != NULL})
 
 
 class _Newest:
@@ -187,10 +189,27 @@ class _Newest:
 
     def take(self, rows: Sequence[bytes], /) -> None:
         for place in self._places:
-            texts = [fields[place] for row in rows if len(fields := row.split(b"\t", place + 1)) > place]
-            newest = max((text for text in texts if text[:1] == b"2"), default=b"")  # neither NULL nor infinity
             try:
-                moment = datetime.fromisoformat(newest.decode("ascii", "replace"))
+                moment = datetime.fromisoformat(_newest(rows, place).decode("ascii", "replace"))
             except ValueError:
                 continue
             self._action(moment if moment.tzinfo else moment.replace(tzinfo=UTC))  # Rails writes UTC
+
+
+def _newest(rows: Sequence[bytes], place: int) -> bytes:
+    """Find the greatest text in a column that begins like a year of ours: neither NULL nor infinity. Empty for none."""
+    try:
+        newest = max(
+            [row.split(b"\t", place + 1)[place] for row in rows]
+        )  # of all the fastest, and mostly all it takes
+        if newest.startswith(_MILLENNIUM):
+            return newest
+    except IndexError:  # a row without this column
+        pass
+    texts = (b"".join(row.split(b"\t", place + 1)[place : place + 1]) for row in rows)
+    return max((text for text in texts if text.startswith(_MILLENNIUM)), default=b"")
+
+
+def _text(field: bytes) -> str:
+    value = read_field(field) if b"\\" in field else field
+    return (value or b"").decode("utf-8", "replace")

@@ -33,6 +33,40 @@ _CONFIG_OPTIONAL = (
 # 64 KiB for each read and write instead of 10: half of the processor time on either side of the pipe.
 _LARGE_RECORDS = "--blocking-factor=128"
 
+# Where the files of a component are, and what in it GitLab leaves out of its tarball. Source: GitLab 18.9.
+_COMPONENT_DIRECTORIES = {
+    "uploads": ("var/opt/gitlab/gitlab-rails/uploads", "tmp"),
+    "builds": ("var/opt/gitlab/gitlab-ci/builds", ""),
+    "artifacts": ("var/opt/gitlab/gitlab-rails/shared/artifacts", "tmp"),
+    "pages": ("var/opt/gitlab/gitlab-rails/shared/pages", "@pages.tmp"),
+    "lfs": ("var/opt/gitlab/gitlab-rails/shared/lfs-objects", ""),
+    "terraform_state": ("var/opt/gitlab/gitlab-rails/shared/terraform_state", ""),
+    "registry": ("var/opt/gitlab/gitlab-rails/shared/registry", ""),
+    "packages": ("var/opt/gitlab/gitlab-rails/shared/packages", "tmp"),
+    "ci_secure_files": ("var/opt/gitlab/gitlab-rails/shared/ci_secure_files", "tmp"),
+    "external_diffs": ("var/opt/gitlab/gitlab-rails/shared/external-diffs", ""),
+}
+
+# The schemas that GitLab 18.9 gives to pg_dump. The count goes through XML because only so can one statement count
+# tables whose names it has just read.
+_COUNT_ALL_ROWS = """\
+SELECT format('%I.%I', n.nspname, c.relname),
+  (xpath('/row/rows/text()',
+    query_to_xml(format('SELECT count(*) AS rows FROM ONLY %I.%I', n.nspname, c.relname), false, true, '')))[1]
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind = 'r' AND n.nspname IN ('public', 'gitlab_partitions_dynamic', 'gitlab_partitions_static')
+  AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = c.oid AND d.deptype = 'e')
+ORDER BY 1"""
+
+# Whoever looks may be root where the repositories are git's. $0 is the git of the package.
+_LIST_REFS = """\
+git=$0; [ -x "$git" ] || git=git
+for path; do
+  printf '= %s\\n' "$path"
+  printf '@ %s\\n' "$("$git" -c 'safe.directory=*' --git-dir="$path" symbolic-ref --quiet HEAD)"
+  "$git" -c 'safe.directory=*' --git-dir="$path" for-each-ref --format='%(objectname) %(refname)' || exit 1
+done"""
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -69,6 +103,10 @@ class Omnibus:
     @property
     def secrets_file(self) -> PurePosixPath:
         return self.root / "etc/gitlab/gitlab-secrets.json"
+
+    @property
+    def config_file(self) -> PurePosixPath:
+        return self.root / "etc/gitlab/gitlab.rb"
 
     @property
     def config_required(self) -> tuple[str, ...]:
@@ -140,6 +178,64 @@ class Omnibus:
     def find_projects_table(self) -> Command:
         """Print 1 if there is a table of projects, else 0: an interrupted restore leaves none."""
         return self._query("SELECT count(*) FROM pg_class WHERE oid = to_regclass('public.projects')")
+
+    def count_all_rows(self) -> Command:
+        """Print ``table|rows`` for every table that GitLab's backup dumps, named as pg_dump names it.
+
+        Reads all of them once. Parents of partitions are left out: pg_dump writes their rows with the partitions.
+        """
+        return self._query(_COUNT_ALL_ROWS, timeout=2 * HOUR)
+
+    def list_columns(self, tables: Sequence[str]) -> Command:
+        """Print ``table|column`` for those of these tables that there are, in the schema ``public``."""
+        names = ", ".join(f"'{_word(name)}'" for name in tables)
+        return self._query(
+            "SELECT table_name, column_name FROM information_schema.columns"  # noqa: S608 - see _word
+            f" WHERE table_schema = 'public' AND table_name IN ({names}) ORDER BY 1, 2"
+        )
+
+    def read_rows(self, table: str, columns: Sequence[str]) -> Command:
+        """Print these columns of every row as COPY does in a dump."""
+        wanted = ", ".join(map(_word, columns))
+        return self._query(f"COPY (SELECT {wanted} FROM public.{_word(table)}) TO STDOUT", timeout=HOUR)  # noqa: S608 - see _word
+
+    def read_newest(self, table: str, columns: Sequence[str]) -> Command:
+        """Print the greatest value of each of these columns, as one row of COPY."""
+        wanted = ", ".join(f"max({_word(column)})" for column in columns)
+        return self._query(f"COPY (SELECT {wanted} FROM public.{_word(table)}) TO STDOUT", timeout=HOUR)  # noqa: S608 - see _word
+
+    def list_refs(self) -> Command:
+        """Print every repository of the default storage: a line ``= path``, one ``@ HEAD's target``, and its refs.
+
+        One command for all, because starting one per repository over a network takes hours.
+        """
+        git = self.root / "opt/gitlab/embedded/bin/git"
+        return Command(
+            ("find", "-H", str(self.repositories_path), "-type", "d", "-name", "*.git", "-prune",
+             "-exec", "sh", "-c", _LIST_REFS, str(git), "{}", "+"),
+            6 * HOUR,
+        )  # fmt: skip
+
+    def count_files(self, component: str) -> Command:
+        """Print the size of every file below a component's directory, 0 for a link. Fails if there is no directory."""
+        directory, excluded = _COMPONENT_DIRECTORIES[component]
+        path = self.root / directory
+        left_out = ["-name", "lost+found", *(["-o", "-path", str(path / excluded)] if excluded else [])]
+        return Command(
+            ("find", "-H", str(path), "-mindepth", "1", "(", *left_out, ")", "-prune", "-o",
+             "-type", "l", "-printf", r"0\n", "-o", "!", "-type", "d", "-printf", r"%s\n"),
+            2 * HOUR,
+        )  # fmt: skip
+
+    @property
+    def repositories_path(self) -> PurePosixPath:
+        """The storage named ``default``."""
+        return self.root / "var/opt/gitlab/git-data/repositories"
+
+    @property
+    def counted_components(self) -> tuple[str, ...]:
+        """The components that ``count_files`` knows the directory of."""
+        return tuple(_COMPONENT_DIRECTORIES)
 
     @staticmethod
     def read_file(path: PurePosixPath) -> Command:
@@ -221,8 +317,8 @@ class Omnibus:
     def _control(self, *words: str) -> Command:
         return self._program("gitlab-ctl", *words, timeout=10 * MINUTE)
 
-    def _query(self, sql: str) -> Command:
-        return self._program("gitlab-psql", "-d", "gitlabhq_production", "-At", "-c", sql, timeout=10 * MINUTE)
+    def _query(self, sql: str, *, timeout: timedelta = 10 * MINUTE) -> Command:
+        return self._program("gitlab-psql", "-d", "gitlabhq_production", "-At", "-c", sql, timeout=timeout)
 
 
 def _entry(record: bytes) -> Entry:

@@ -24,6 +24,7 @@ from drtool.demo.census import Census, difference, doctor, take_census
 from drtool.demo.sandbox import Sandbox, Switch
 from drtool.demo.seed import seed
 from drtool.demo.standin import secret_file
+from drtool.diff import diff_host
 from drtool.errors import (
     BackupFailed,
     Busy,
@@ -60,8 +61,9 @@ class Operator:
     def app(self) -> App:
         return dataclasses.replace(load(self.place.made.config, None, self.events.append), clock=self.clock)
 
-    def back_up(self) -> Manifest:
-        return backup.back_up(self.app.backup_order(), self.app.backup_place()).manifest
+    def back_up(self, *, accept_unfit_secrets: bool = False) -> Manifest:
+        order = dataclasses.replace(self.app.backup_order(), accept_unfit_secrets=accept_unfit_secrets)
+        return backup.back_up(order, self.app.backup_place()).manifest
 
     def restore(self, target: Sandbox, set_id: str, *, replace: str | None = None) -> restore.Outcome:
         text = self.place.made.config.read_text()
@@ -279,6 +281,90 @@ def test_backup_without_the_secrets_is_an_error_and_no_set(operator: Operator) -
     _recovers(operator)
 
 
+def test_backup_with_regenerated_secrets_is_red_kept_and_no_set(operator: Operator) -> None:
+    """Omnibus makes a missing file anew, and says nothing: its values open none of the database's."""
+    before = operator.back_up()
+    with changed(operator.place.host.gitlab_secrets) as secrets:
+        secrets.unlink()
+        secret_file.reconfigure(secrets)
+        refused = _refused(operator, SetDamaged)
+    assert "the secrets do not fit the database" in str(refused)
+    assert "db_key_base was replaced since" in " ".join(f.message for f in _red_set(operator).findings)
+    assert before.set_id in operator.sets()
+    assert list(operator.place.host.backups.iterdir()) == []
+    _recovers(operator)
+
+
+def test_backup_with_accepted_secrets_is_amber_and_names_them(operator: Operator) -> None:
+    """Who has lost them for good still needs the rest every night."""
+    operator.back_up()
+    with changed(operator.place.host.gitlab_secrets) as secrets:
+        secrets.unlink()
+        secret_file.reconfigure(secrets)
+        manifest = operator.back_up(accept_unfit_secrets=True)
+    assert manifest.verdict == "amber"
+    assert {"secrets-do-not-fit", "secret-changed"} <= {finding.code for finding in manifest.findings}
+    assert manifest.secrets is not None
+    assert manifest.secrets.fit == "does not fit"
+    assert "public.projects.runners_token_encrypted: " in " ".join(finding.message for finding in manifest.findings)
+
+
+def test_backup_of_an_emptied_component_is_amber_and_says_what_was_there(operator: Operator) -> None:
+    before = operator.back_up()
+    uploads = operator.place.host.data / "gitlab-rails/uploads"
+    away = uploads.with_name("uploads-away")
+    uploads.rename(away)
+    uploads.mkdir()
+    try:
+        manifest = operator.back_up()
+    finally:
+        uploads.rmdir()
+        away.rename(uploads)
+    (count,) = [tally.count for tally in before.contents if tally.name == "uploads"]
+    assert [finding.message for finding in manifest.findings] == [f"uploads: none; {count} in {before.set_id}"]
+
+
+def test_backup_reports_the_secrets_that_fit_and_counts_what_there_is(operator: Operator) -> None:
+    manifest = operator.back_up()
+    assert manifest.secrets is not None
+    assert manifest.secrets.fit == "fits"
+    assert manifest.secrets.opened > 20
+    assert {"db_key_base", "otp_key_base"} <= {each.name for each in manifest.secrets.fingerprints}
+    opened = operator.app.open_set(manifest.set_id, identities=operator.app.identities())
+    assert (
+        diff_host(
+            opened, operator.app.install, operator.app.runner, clock=operator.clock, emit=operator.events.append
+        ).differences
+        == ()
+    )
+
+
+def test_diff_with_a_host_names_what_was_done_there(operator: Operator) -> None:
+    manifest = operator.back_up()
+    host = operator.place.host
+    repository = next(path for path in host.repositories.rglob("*.git") if (path / "refs/heads/main").exists())
+    subprocess.run(("git", "-C", repository, "branch", "after", "main"), check=True)
+    host.sql("DELETE FROM notes WHERE id = (SELECT max(id) FROM notes)")
+    try:
+        opened = operator.app.open_set(manifest.set_id, identities=operator.app.identities())
+        found = diff_host(
+            opened, operator.app.install, operator.app.runner, clock=operator.clock, emit=operator.events.append
+        )
+    finally:
+        subprocess.run(("git", "-C", repository, "branch", "-D", "after"), check=True, capture_output=True)
+    assert {(each.kind, each.name.rpartition("/")[2] or each.name) for each in found.differences} == {
+        ("repository", repository.name),
+        ("table", "public.notes"),
+    }
+
+
+def _red_set(operator: Operator) -> Manifest:
+    (set_id,) = operator.app.catalog.recorded()[1][-1:]
+    manifest = operator.app.open_set(set_id).manifest
+    assert manifest.verdict == "red"
+    return manifest
+
+
 def _refused(operator: Operator, error: type[DrtoolError]) -> DrtoolError:
     """Take a backup that must end with exactly this error, without a new set and without harm to the others."""
     before = operator.sets()
@@ -334,7 +420,7 @@ def test_restore_of_secrets_that_do_not_fit_the_database_is_an_error(operator: O
     with changed(operator.place.host.gitlab_secrets) as secrets:
         secrets.unlink()
         secret_file.reconfigure(secrets)
-        set_id = operator.back_up().set_id
+        set_id = operator.back_up(accept_unfit_secrets=True).set_id
     raised = _stops_in("secrets", operator, target, set_id, RestoreFailed)
     assert "rows cannot be decrypted" in str(raised)
 

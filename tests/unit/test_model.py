@@ -53,7 +53,7 @@ MANIFEST = Manifest(
     index=Archive("index", "age", ("age1a",), 0, (volume("index.age"),)),
     census=Archive("census", "age", ("age1a",), 0, (volume("census.age"),)),
     contents=(Tally("uploads", 7, 4711), Tally("table rows", 1980, 0)),
-    secrets=SecretsFacts("fits", 68, "00ff", (Fingerprint("db_key_base", "ab" * 32),)),
+    secrets=SecretsFacts("fits", 68, 0, True, "00ff", (Fingerprint("db_key_base", ("ab" * 16,)),)),
 )
 TEXT = render_manifest(MANIFEST)
 

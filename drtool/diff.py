@@ -1,0 +1,42 @@
+"""What is otherwise in another set, or on a living host, than in a set: told by their censuses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from drtool.catalog import BackupSet
+from drtool.core.census import Census, Difference, compare
+from drtool.counting import count_host
+from drtool.engine import Clock, phase
+from drtool.events import Emit
+from drtool.hosts import Runner
+from drtool.installs.omnibus import Omnibus
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Two things by name, and what the second has otherwise than the first; at most twenty of a kind are listed."""
+
+    first: str
+    second: str
+    differences: tuple[Difference, ...]
+
+
+def diff_sets(first: BackupSet, second: BackupSet) -> Comparison:
+    """Compare two sets. Raises MemberMissing for one without a census."""
+    differences = compare(first.read_census(), second.read_census())
+    return Comparison(first.manifest.set_id, second.manifest.set_id, differences)
+
+
+def diff_host(backup_set: BackupSet, install: Omnibus, runner: Runner, *, clock: Clock, emit: Emit) -> Comparison:
+    """Compare a set with a host as it is now. Reads every table once; counts files and refs. Raises HostUnfit."""
+    then = backup_set.read_census()
+    with phase("diff", f"Counting what {runner.name} holds", clock, emit):
+        now = count_host(install, runner, clock.now())
+    return Comparison(backup_set.manifest.set_id, runner.name, compare(then, _what_a_backup_holds(now, then)))
+
+
+def _what_a_backup_holds(now: Census, then: Census) -> Census:
+    """Leave out empty directories of components that are switched off, and so are in no backup."""
+    components = {name: files for name, files in now.components.items() if files.count or name in then.components}
+    return replace(now, components=components)
