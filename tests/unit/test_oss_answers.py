@@ -143,7 +143,8 @@ def test_frozen_object_says_how_long_to_wait() -> None:
 
     assert (str(frozen), frozen.hint) == (
         "oss://backups/sets/a/one is frozen in DeepColdArchive",
-        "Thaw the set (`ossutil restore -r oss://backups/sets/a/`), wait, and run this again: that takes 12 to 48 hours.",
+        "Thaw the set (`ossutil restore -r oss://backups/sets/a/`), wait, and run this again:"
+        " that takes 12 to 48 hours.",
     )
     assert (str(thawing), thawing.hint) == (
         "oss://backups/one is being thawed from Archive",
