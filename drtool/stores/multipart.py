@@ -118,8 +118,8 @@ def upload(
     """
     sizes = part_sizes(part_size, size_hint)
     size = next(sizes)
-    first, ended = _read_part(source, size)
-    second, ended = (bytearray(), True) if ended else _read_part(source, next(sizes))
+    first, ended = _read_part(source, bytearray(size))
+    second, ended = (bytearray(), True) if ended else _read_part(source, bytearray(next(sizes)))
     if not second:
         sink.put_whole(first)
         return len(first)
@@ -151,21 +151,27 @@ def _read_and_send(source: BinaryIO, senders: _Senders, size: int | None) -> boo
             raise StoreError(f"more than {MOST_PARTS} parts after {senders.sent} bytes: the size hint was far too low")
         return True
     senders.make_room(size)
-    part, ended = _read_part(source, size)
+    part, ended = _read_part(source, senders.room_for(size))
     if part:
         senders.send(part)
     return ended
 
 
-def _read_part(source: BinaryIO, size: int) -> tuple[bytearray, bool]:
-    """Read ``size`` bytes, or fewer and True when the source said it is done. It is not asked again after that."""
-    part = bytearray()
-    while len(part) < size:
-        chunk = source.read(min(_READ, size - len(part)))
-        if len(chunk) == 0:  # not `if not chunk`: None, of a source that does not block, is no end
-            return part, True
-        part += chunk
-    return part, False
+def _read_part(source: BinaryIO, part: bytearray) -> tuple[bytearray, bool]:
+    """Fill ``part``, or shorten it to what there was and return True when the source said it is done.
+
+    It is not asked again after that.
+    """
+    at, size = 0, len(part)
+    with memoryview(part) as room:
+        while at < size:
+            chunk = source.read(min(_READ, size - at))
+            if len(chunk) == 0:  # not `if not chunk`: None, of a source that does not block, is no end
+                break
+            room[at : at + len(chunk)] = chunk
+            at += len(chunk)
+    del part[at:]
+    return part, at < size
 
 
 class _Senders:
@@ -176,6 +182,7 @@ class _Senders:
         self._sink, self._concurrency, self._room, self._backoff = sink, concurrency, room, backoff
         self._numbers = 0
         self._in_hand: set[Future[None]] = set()
+        self._sent_parts: list[bytearray] = []  # to be filled again: memory taken anew costs a third of a digest
         self._give_up = threading.Event()
         self._threads = ThreadPoolExecutor(concurrency, "part")
 
@@ -184,6 +191,13 @@ class _Senders:
         beside_it = min(self._concurrency, max(2, self._room // size)) - 1
         while len(self._in_hand) > beside_it:
             self._collect(wait(self._in_hand, return_when=FIRST_COMPLETED).done)
+
+    def room_for(self, size: int) -> bytearray:
+        """Give a buffer for the next part."""
+        while self._sent_parts:
+            if len(part := self._sent_parts.pop()) == size:
+                return part
+        return bytearray(size)
 
     def send(self, part: bytearray) -> None:
         self._numbers += 1
@@ -203,6 +217,7 @@ class _Senders:
 
     def _send(self, number: int, part: bytearray) -> None:
         self._backoff.retrying(self._give_up)(self._sink.send_part, number, part)
+        self._sent_parts.append(part)
 
     def _collect(self, done: set[Future[None]]) -> None:
         self._in_hand -= done

@@ -70,6 +70,7 @@ class Put:
         )
 
     def send_part(self, number: int, content: bytearray) -> None:
+        digest = self._digest(content)
         with self._store.errors(self._key):
             sent = self._client.upload_part(
                 **self._address,
@@ -77,8 +78,10 @@ class Put:
                 UploadId=self._upload_id,
                 PartNumber=number,
                 Body=_body(content),
-                **self._digest(content),
+                **digest,
             )
+        if not self._store.payload.fits(sent, digest):
+            raise StoreTransient(f"{self._store.name}{self._key}: part {number} arrived with another checksum")
         part: CompletedPartTypeDef = {"PartNumber": number, "ETag": self._said(sent, "ETag")}
         if "ChecksumCRC32" in sent:  # AWS: what a part was sent with has to be named again at the end
             part["ChecksumCRC32"] = sent["ChecksumCRC32"]
@@ -129,13 +132,13 @@ class Put:
         self._said(done, "ETag")
 
     def _digest(self, content: bytearray) -> Any:
-        """Let the server refuse bytes that changed on their way, where boto3 was told to send no checksum.
+        """Let the server refuse bytes that changed on their way.
 
-        What is left then is the SHA-256 in the signature, which not every server compares (SeaweedFS 4.48 does not).
+        Content-MD5 where it knows no other checksum: SHA-256, in the signature, is not what every server compares.
         """
         config: Any = self._client.meta.config
         if self._checksum or config.request_checksum_calculation != "when_required":
-            return {}
+            return self._store.payload.checksum(content)
         return {"ContentMD5": base64.b64encode(hashlib.md5(content, usedforsecurity=False).digest()).decode()}
 
     def _said(self, answer: Mapping[str, Any], name: str) -> str:
