@@ -7,7 +7,11 @@ from collections.abc import Generator
 
 import pytest
 
-pytest_plugins = ("tests.servers", "tests.oss_server.fixtures")  # one server of a kind serves a whole session
+pytest_plugins = (
+    "tests.servers",
+    "tests.oss_server.fixtures",
+    "tests.sshd",
+)  # one server of a kind serves a whole session
 
 _MISSING = "missing engine"
 

@@ -27,7 +27,7 @@ _STDERR_SHOWN = 3  # lines in the message; the rest is in CommandFailed.stderr
 
 # What a command may see of our environment. Everything else, credentials first of all, stays with us (I4);
 # the docker and kubectl names are how people point those clients at another daemon.
-_KEPT = ("PATH", "HOME", "USER", "LOGNAME", "DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_CONFIG", "DOCKER_CERT_PATH",
+KEPT = ("PATH", "HOME", "USER", "LOGNAME", "DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_CONFIG", "DOCKER_CERT_PATH",
          "DOCKER_TLS_VERIFY", "KUBECONFIG")  # fmt: skip
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -38,7 +38,7 @@ class LocalRunner:
     def __init__(self, *, grace: timedelta = timedelta(seconds=10)) -> None:
         """``grace`` is how long a command that is told to end (TERM) may take before it is made to (KILL)."""
         self._grace = grace.total_seconds()
-        self._environment = _environment(os.environ)
+        self._environment = clean_environment(os.environ)
 
     @property
     def name(self) -> str:
@@ -124,7 +124,7 @@ class _Child:
             )
         except OSError as error:
             os.close(error_end)
-            raise _not_started(command, error) from error
+            raise not_started(command, error) from error
         finally:
             os.close(write_end)
         self._stderr = _Tail(error_end)
@@ -310,8 +310,9 @@ class _Tail(threading.Thread):
         return self._kept.decode("utf-8", "replace")
 
 
-def _environment(ours: Mapping[str, str]) -> dict[str, str]:
-    kept = {name: ours[name] for name in _KEPT if name in ours}
+def clean_environment(ours: Mapping[str, str]) -> dict[str, str]:
+    """Return what a command may see of our environment, and the locale and zone that its output is parsed in."""
+    kept = {name: ours[name] for name in KEPT if name in ours}
     return {"PATH": _DEFAULT_PATH} | kept | {"LC_ALL": "C", "TZ": "UTC"}
 
 
@@ -322,7 +323,7 @@ def _pipe() -> tuple[int, int]:
     return read_end, write_end
 
 
-def _not_started(command: Command, error: OSError) -> CommandFailed:
+def not_started(command: Command, error: OSError) -> CommandFailed:
     # A directory on PATH that we may not enter makes a missing program look like a forbidden one.
     hidden = isinstance(error, PermissionError) and shutil.which(command.argv[0]) is None and "/" not in command.argv[0]
     if isinstance(error, FileNotFoundError) or hidden:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from datetime import timedelta
 from pathlib import PurePosixPath
 
@@ -18,22 +18,61 @@ from drtool.core.command import Command
 from drtool.errors import CommandFailed
 from drtool.hosts import Runner
 from drtool.hosts.local import LocalRunner
+from drtool.hosts.prefix import open_prefixed
+from drtool.hosts.ssh import SshRunner
 
 MIB = 1 << 20
 EVERY_BYTE = bytes(range(256)) * 64
 
 
+GRACE = timedelta(seconds=1)
+# Like docker exec, this leaves what it started alone when it is itself ended.
+DETACHED = ("setsid", "--fork", "--wait")
+
+
 @contextmanager
-def local() -> Iterator[Runner]:
-    yield LocalRunner(grace=timedelta(seconds=1))
+def local(_: pytest.FixtureRequest) -> Iterator[Runner]:
+    yield LocalRunner(grace=GRACE)
 
 
-RUNNERS: dict[str, Callable[[], AbstractContextManager[Runner]]] = {"local": local}
+@contextmanager
+def prefixed(_: pytest.FixtureRequest) -> Iterator[Runner]:
+    with closing(open_prefixed(DETACHED, "somewhere", clean=True, grace=GRACE)) as runner:
+        yield runner
 
 
-@pytest.fixture(params=sorted(RUNNERS))
+@contextmanager
+def ssh(request: pytest.FixtureRequest) -> Iterator[Runner]:
+    with closing(SshRunner(request.getfixturevalue("sshd").target, grace=GRACE)) as runner:
+        yield runner
+
+
+@contextmanager
+def ssh_sudo(request: pytest.FixtureRequest) -> Iterator[Runner]:
+    with closing(SshRunner(request.getfixturevalue("sshd").sudo_target, grace=GRACE)) as runner:
+        yield runner
+
+
+@contextmanager
+def ssh_prefixed(request: pytest.FixtureRequest) -> Iterator[Runner]:
+    with closing(SshRunner(request.getfixturevalue("sshd").target, grace=GRACE)) as runner:
+        yield runner.behind(DETACHED, "somewhere on it", clean=True)
+
+
+RUNNERS: dict[str, Callable[[pytest.FixtureRequest], AbstractContextManager[Runner]]] = {
+    "local": local,
+    "prefixed": prefixed,
+    "ssh": ssh,
+    "ssh sudo": ssh_sudo,
+    "ssh prefixed": ssh_prefixed,
+}
+
+
+@pytest.fixture(
+    params=[pytest.param(name, marks=pytest.mark.engine("sshd") if name.startswith("ssh") else ()) for name in RUNNERS]
+)
 def runner(request: pytest.FixtureRequest) -> Iterator[Runner]:
-    with RUNNERS[request.param]() as runner:
+    with RUNNERS[request.param](request) as runner:
         yield runner
 
 
