@@ -31,7 +31,6 @@ from drtool.stores.retry import Backoff
 from drtool.stores.s3_answers import PastTheEnd, bucket_missing, error_from_answer
 from drtool.stores.s3_body import Body
 from drtool.stores.s3_payload import Payload
-from drtool.stores.s3_payload import Payload
 from drtool.stores.s3_put import Put, remove_unfinished
 
 if TYPE_CHECKING:
@@ -143,7 +142,6 @@ class S3Store:
         except (boto.BotoCoreError, ValueError) as error:
             raise ConfigError(f"s3://{bucket}: {error}") from error
         self.client.meta.events.register("before-parameter-build.s3", _stay_here)
-        self.payload = Payload(self.client)
         self.payload = Payload(self.client)
         self.account = (self.client.meta.endpoint_url, access_key_id)
 
