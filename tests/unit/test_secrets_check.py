@@ -112,6 +112,16 @@ def test_a_value_that_gitlab_rb_overrules_does_not_make_it_fit() -> None:
     assert [(each.failed, each.superseded) for each in verdict.columns] == [(3, 3)]
 
 
+@pytest.mark.parametrize("overruled", [PRIMARY, SALT])
+def test_a_secret_of_rails_that_gitlab_rb_overrules_does_not_make_it_fit(overruled: str) -> None:
+    secrets = read_secrets(
+        gitlab_rb=f"gitlab_rails['{overruled}'] = 'another fake value'".encode(),
+        secrets_json=json.dumps({"gitlab_rails": RIGHT}).encode(),
+    )
+    (column,) = check(secrets, table("cloud_connector_keys", "secret_key", [seal("J", RIGHT)])).columns
+    assert (column.opened, column.failed, column.superseded) == (0, 1, 1)
+
+
 def test_what_both_values_open_counts_for_the_one_that_gitlab_uses() -> None:
     alike = RIGHT["db_key_base"][:32] + "another fake end"  # the same for all but salted values
     secrets = read_secrets(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -69,6 +70,15 @@ def test_a_salt_that_is_not_encoded_is_taken_as_it_is() -> None:
     columns = ciphers.encrypt_cbc_salted(b"fake", RIGHT["db_key_base"], b"fake iv 16 bytes", b"fake\\salt")
     verdict = check(RIGHT, table("made", "encrypted_x", [(columns.value, columns.iv, "fake\\salt")]))
     assert counted(verdict) == {"public.made.encrypted_x": (1, 0)}
+
+
+@pytest.mark.parametrize("plain", [b" " * 32, b"fourteen chars\1\2", b"fake ending in\0\0", b"fifteen letters\x11"])
+def test_a_value_whose_padding_is_wrong_does_not_open_although_it_is_text(plain: bytes) -> None:
+    iv = b"fake iv 16 bytes"
+    encryptor = Cipher(algorithms.AES(RIGHT["db_key_base"][:32].encode()), modes.CBC(iv)).encryptor()
+    value = ciphers.wrapped_base64(encryptor.update(plain) + encryptor.finalize())
+    verdict = check(RIGHT, table("made", "encrypted_x", [(value, ciphers.wrapped_base64(iv))]))
+    assert counted(verdict) == {"public.made.encrypted_x": (0, 1)}
 
 
 def test_an_envelope_with_a_data_key_of_another_size_does_not_open() -> None:

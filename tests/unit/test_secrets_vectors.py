@@ -144,6 +144,7 @@ def test_a_file_of_lockbox_is_opened_by_its_secret_in_its_place_alone(vector: di
     assert key.opens_file(content, context)
     assert not key.opens_file(content, "pipeline_artifact:43")
     assert not key.opens_file(content[:-1], context)
+    assert not key.opens_file(content[:5], context)
     assert not BaseKey(Candidate("another-fake-key-base" * 6, "db_key_base")).opens_file(content, context)
 
 
