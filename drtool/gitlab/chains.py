@@ -11,14 +11,14 @@ with manifests besides. Before that: ``R.bundle``, lately ``R.refs``. Observed w
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 from drtool.core.census import Repository
 from drtool.errors import SetDamaged
 from drtool.gitlab.components import TarCount
+from drtool.gitlab.manifests import Chain, Key, read_manifest
 from drtool.gitlab.repositories import NO_REFS, BundleCheck, Kept, RefsCheck, RefSet, Then, agree
 from drtool.gitlab.scan import Member, Sink
 
@@ -30,7 +30,6 @@ _POINTER: Final = "/LATEST"
 _FIRST_STEP: Final = "001"
 _STEP: Final = re.compile(r"(?P<repository>.+)/(?P<id>[^/]+)/(?P<number>\d{3,})")
 _HASHED: Final = re.compile(r"@[a-z]+/[0-9a-f]{2}/[0-9a-f]{2}/")
-_OBJECT_FORMATS: Final = ("sha1", "sha256")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +59,6 @@ class _Step:
     lines: dict[str, bytes] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class _Key:
-    storage: str
-    path: str
-
-    def __str__(self) -> str:
-        return f"{self.storage}/{self.path}" if self.storage else self.path
-
-
 class RepositoriesCheck:
     """Watches everything below ``repositories/``; ``finish`` puts it together.
 
@@ -77,7 +67,7 @@ class RepositoriesCheck:
 
     def __init__(self) -> None:
         self._steps: dict[str, _Step] = {}
-        self._manifests: dict[_Key, dict[str, Kept]] = {}
+        self._manifests: dict[Key, dict[str, Kept]] = {}
         self._pointers: dict[str, Kept] = {}
 
     def watch(self, member: Member) -> Sink | None:
@@ -94,7 +84,7 @@ class RepositoriesCheck:
         if dot and ending == "refs":
             refs = RefsCheck(member.name)
             return Then(refs, lambda: self._end_refs(stem, refs))
-        if name.endswith("custom_hooks.tar"):
+        if name.endswith("custom_hooks.tar") and member.size:
             return TarCount(member.name)
         if name.endswith(_POINTER):
             kept = self._pointers[name.removesuffix(_POINTER)] = Kept(member.name)
@@ -112,18 +102,24 @@ class RepositoriesCheck:
         found: dict[str, Repository] = {}
         chains = list(self._manifest_chains(backup_id, problems))
         used = {stem for chain in chains for stem in chain.stems}
-        if with_manifests or chains:
-            problems += self._without_manifest(backup_id, {_Key(*names) for names in expected})
-        if not with_manifests:
+        needed = {self._owner(stem) for stem in self._steps}
+        if with_manifests:
+            needed |= {Key(*names) for names in expected} | self._manifests.keys()
+        else:
+            needed = {key for key in needed if key.storage}
             older = [*self._pointer_chains(problems), *self._legacy_chains()]
             chains += [chain for chain in older if not used.intersection(chain.stems)]
+        # GitLab asks for a manifest of exactly this id; a restore removes or leaves out what has none.
+        lost = [key for key in needed if backup_id not in self._manifests.get(key, {})]
+        problems += [f"repository {key} has no manifest of this backup, so a restore would lose it" for key in lost]
         moved = []
         for chain in chains:
             wrong = self._judge(chain)
             problems += [f"repository {chain.key}: {what}" for what in wrong]
             if not wrong and chain.stems and any(self._step(stem).moved for stem in chain.stems):
                 moved.append(str(chain.key))
-            found[str(chain.key)] = self._counted(chain)
+            if not chain.non_existent:
+                found[str(chain.key)] = self._counted(chain)
         return Repositories(found, tuple(sorted(problems)), tuple(sorted(moved)))
 
     # -- what passes ---------------------------------------------------------------------------------------------
@@ -131,7 +127,7 @@ class RepositoriesCheck:
     def _watch_manifest(self, member_name: str, name: str) -> Sink | None:
         storage, _, rest = name[len(_MANIFESTS) : -len(_TOML)].partition("/")
         path, _, backup_id = rest.rpartition("/")
-        known = self._manifests.setdefault(_Key(storage, path), {})
+        known = self._manifests.setdefault(Key(storage, path), {})
         if backup_id == _LATEST:
             return None
         known[backup_id] = Kept(member_name)
@@ -171,26 +167,27 @@ class RepositoriesCheck:
 
     # -- manifests -----------------------------------------------------------------------------------------------
 
-    def _manifest_chains(self, backup_id: str, problems: list[str]) -> Iterator[_Chain]:
+    def _manifest_chains(self, backup_id: str, problems: list[str]) -> Iterator[Chain]:
         for key, texts in sorted(self._manifests.items(), key=lambda item: str(item[0])):
             if backup_id not in texts:
                 continue
             try:
-                yield _read_manifest(key, texts[backup_id].content)
+                yield read_manifest(key, texts[backup_id].content)
             except SetDamaged as problem:
                 problems.append(f"repository {key}: {problem}")
 
-    def _without_manifest(self, backup_id: str, expected: set[_Key]) -> Iterator[str]:
-        """Name what a restore of this id would remove or not bring back: GitLab asks for exactly this manifest."""
-        stems = (found["repository"] for stem in self._steps if (found := _STEP.fullmatch(stem)))
-        with_data = {_Key(*name.split("/", 1)) for name in stems if name.endswith(".git") and "/" in name}
-        for key in expected | with_data | self._manifests.keys():
-            if backup_id not in self._manifests.get(key, {}):
-                yield f"repository {key} has no manifest of this backup, so a restore would lose it"
+    def _owner(self, stem: str) -> Key:
+        """Tell whose step this is, in whichever layout."""
+        found = _STEP.fullmatch(stem)
+        if found and found["repository"].endswith(".git"):
+            storage, _, path = found["repository"].partition("/")
+            return Key(storage, path)
+        pointed = self._pointer(stem)
+        return Key("", f"{pointed['repository'] if pointed else stem}.git")
 
     # -- older layouts -------------------------------------------------------------------------------------------
 
-    def _pointer_chains(self, problems: list[str]) -> Iterator[_Chain]:
+    def _pointer_chains(self, problems: list[str]) -> Iterator[Chain]:
         pointed = set()
         for repository in sorted({name for name in self._pointers if self._is_pointed(name)}):
             backup_id = self._pointers[repository].content.decode("utf-8", "replace").strip()
@@ -201,13 +198,15 @@ class RepositoriesCheck:
                 problems.append(f"repository {repository}.git: LATEST names {backup_id!r}, which is not there")
                 continue
             stems = tuple(f"{folder}/{step:03d}" for step in range(1, int(number) + 1))
-            yield _Chain(_Key("", f"{repository}.git"), stems)
+            yield Chain(Key("", f"{repository}.git"), stems)
         for repository in sorted({found["repository"] for stem in self._steps if (found := self._pointer(stem))}):
             if repository not in pointed:
                 problems.append(f"repository {repository}.git has data and no LATEST, so a restore would skip it")
 
     def _is_pointed(self, name: str) -> bool:
-        """Tell R/LATEST from the R/B/LATEST that it names."""
+        """Tell R/LATEST from the R/B/LATEST that it names, or should."""
+        if f"{name}/{_FIRST_STEP}" in self._steps:
+            return False
         parent, _, last = name.rpartition("/")
         return parent not in self._pointers or self._pointers[parent].content.strip() != last.encode()
 
@@ -220,22 +219,22 @@ class RepositoriesCheck:
         inside = _HASHED.match(repository) or repository in self._pointers or folder in self._pointers
         return found if inside else None
 
-    def _legacy_chains(self) -> Iterator[_Chain]:
+    def _legacy_chains(self) -> Iterator[Chain]:
         for stem in sorted(self._steps):
             found = _STEP.fullmatch(stem)
             if self._pointer(stem) is None and not (found and found["repository"].endswith(".git")):
-                yield _Chain(_Key("", f"{stem}.git"), (stem,), has_refs=False)
+                yield Chain(Key("", f"{stem}.git"), (stem,), has_refs=False)
 
     # -- judgement -----------------------------------------------------------------------------------------------
 
-    def _judge(self, chain: _Chain) -> list[str]:
+    def _judge(self, chain: Chain) -> list[str]:
         if chain.non_existent:
             return []
         if not chain.stems:
             return ["its manifest has no step"]
         return [wrong for number, stem in enumerate(chain.stems, 1) if (wrong := self._judge_step(chain, number, stem))]
 
-    def _judge_step(self, chain: _Chain, number: int, stem: str) -> str:
+    def _judge_step(self, chain: Chain, number: int, stem: str) -> str:
         step = self._step(stem)
         name = stem.rpartition("/")[2]
         if chain.has_refs and step.refs is None:
@@ -257,59 +256,10 @@ class RepositoriesCheck:
             return "its manifest calls it empty, and it has refs"
         return step.problem
 
-    def _counted(self, chain: _Chain) -> Repository:
+    def _counted(self, chain: Chain) -> Repository:
         step = self._step(chain.stems[-1]) if chain.stems else _NOTHING
         refs = step.refs or (RefSet.of(step.lines["heads"]) if "heads" in step.lines else NO_REFS)
         return Repository(refs.count, refs.digest, chain.head)
 
 
 _NOTHING: Final = _Step()
-
-
-@dataclass(frozen=True, slots=True)
-class _Chain:
-    """One repository's steps, first the full one, as names without ending; ``empty`` is None where nobody says so."""
-
-    key: _Key
-    stems: tuple[str, ...]
-    object_format: str = ""
-    head: str = ""
-    empty: bool | None = None
-    non_existent: bool = False
-    has_refs: bool = True
-
-
-def _read_manifest(key: _Key, content: bytes) -> _Chain:
-    """Read a repository's manifest. SetDamaged, without the repository's name, for one that says too little."""
-    try:
-        fields = tomllib.loads(content.decode())
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as problem:
-        raise SetDamaged(f"its manifest is not understood: {problem}") from problem
-    # Both came with GitLab 17.5 (Gitaly's change 7315).
-    non_existent, empty = _flag(fields, "non_existent"), _flag(fields, "empty")
-    if fields.get("object_format", "") not in _OBJECT_FORMATS and not non_existent:
-        raise SetDamaged(f"its manifest names no object format: {fields.get('object_format')!r}")
-    head = fields.get("head_reference", "")
-    steps = fields.get("steps", [])
-    if not isinstance(head, str) or not isinstance(steps, list):
-        raise SetDamaged("its manifest is not understood: head_reference or steps")
-    stems = tuple(_stem(key, step) for step in steps)
-    return _Chain(key, stems, fields.get("object_format", ""), head, empty, bool(non_existent))
-
-
-def _flag(fields: dict[str, Any], name: str) -> bool | None:
-    value = fields.get(name)
-    if value is not None and not isinstance(value, bool):
-        raise SetDamaged(f"its manifest says {name} = {str(value)[:40]!r}")
-    return value
-
-
-def _stem(key: _Key, step: object) -> str:
-    """Take what bundle and refs of a step are called, without their endings."""
-    paths = [step.get(name) if isinstance(step, dict) else None for name in ("bundle_path", "ref_path")]
-    stems = [str(path).removesuffix(end) for path, end in zip(paths, (".bundle", ".refs"), strict=True) if path]
-    if len(stems) < 2 or stems[0] != stems[1]:
-        raise SetDamaged("its manifest has a step without bundle and refs")
-    if not stems[0].startswith((f"{key}/", f"{key.path.removesuffix('.git')}/")):
-        raise SetDamaged(f"its manifest leads to {stems[0]}")
-    return stems[0]

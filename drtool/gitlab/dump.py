@@ -27,6 +27,8 @@ _END_LINE = b"\n" + _END_OF_DATA
 # No statement of a schema has lines of this length; what has them is not SQL.
 _LONGEST_LINE: Final = 16 << 20
 
+NULL: Final = b"\\N"
+"""What COPY writes for NULL."""
 _ESCAPES = {b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"v": b"\v"}
 _ESCAPE = re.compile(rb"\\(.)", re.DOTALL)
 
@@ -207,7 +209,7 @@ class DumpCheck:
 
 def read_field(field: bytes) -> bytes | None:
     """Undo what COPY did to one field; None for NULL."""
-    if field == b"\\N":
+    if field == NULL:
         return None
     return _ESCAPE.sub(lambda found: _ESCAPES.get(found[1], found[1]), field) if b"\\" in field else field
 
