@@ -170,8 +170,14 @@ def _read_part(source: BinaryIO, part: bytearray) -> tuple[bytearray, bool]:
                 break
             room[at : at + len(chunk)] = chunk
             at += len(chunk)
-    del part[at:]
-    return part, at < size
+    if at == size:
+        return part, False
+    try:
+        del part[at:]
+    except BufferError:
+        # A buffer that is filled again: a request that failed, and the error of it, may hold a view of it yet.
+        part = part[:at]
+    return part, True
 
 
 class _Senders:

@@ -174,6 +174,9 @@ class _Handler(BaseHTTPRequestHandler):
             body = b"".join(self._chunks())
         elif "Content-Length" in self.headers:
             body = self.rfile.read(int(self.headers["Content-Length"]))
+            if len(body) < int(self.headers["Content-Length"]):  # the other side went away: nothing was asked for
+                self.close_connection = True
+                raise _Reset("the request broke off")
         elif self.command == "PUT":
             self.close_connection = True
             raise Refusal(411, "MissingContentLength", "You must provide the Content-Length HTTP header.")

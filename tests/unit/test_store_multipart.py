@@ -238,3 +238,17 @@ def test_source_that_does_not_block_is_not_taken_for_ended() -> None:
     with pytest.raises(TypeError):
         upload(cast(BinaryIO, NonBlocking()), sink)
     assert sink.calls == []
+
+
+def test_short_last_part_goes_out_while_an_earlier_request_still_holds_its_buffer() -> None:
+    """A buffer is filled again; the error of a try that failed keeps its request, and a view of the buffer, alive."""
+    kept: list[memoryview] = []
+
+    class Keeping(Sink):
+        def send_part(self, number: int, content: bytearray) -> None:
+            kept.append(memoryview(content))
+            super().send_part(number, content)
+
+    sink = Keeping()
+    assert _upload(sink, [b"x" * 10] * 5 + [b"end"], concurrency=1) == 53
+    assert sink.parts[6] == b"end"
