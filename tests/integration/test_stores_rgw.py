@@ -7,6 +7,7 @@ says otherwise.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -37,10 +38,12 @@ def keys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DRTOOL_TEST_WRONG", "not-the-secret")
 
 
+@functools.cache  # a boto3 client takes a quarter of a second to make
 def _http(rgw: Rgw) -> Subject:
     return _s3(rgw.http, TWO_PARTS)
 
 
+@functools.cache
 def _https(rgw: Rgw) -> Subject:
     return _s3(rgw.https, THREE_PARTS)
 
@@ -55,6 +58,7 @@ def _s3(server: S3Server, big: int) -> Subject:
     )
 
 
+@functools.cache
 def _spaces(rgw: Rgw) -> Subject:
     table = SpacesStoreTable(
         kind="spaces",
