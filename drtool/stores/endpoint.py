@@ -26,7 +26,8 @@ def connection_error(where: str, endpoint: str, error: Exception) -> StoreError:
             case ValueError() if "doesn't match" in str(cause):  # urllib3 compares names itself
                 return _wrong_name(where)
             case ssl.SSLError() if cause.reason in _TLS_WORDS:
-                return StoreError(
+                # Or a record that was damaged on its way, in the middle of a transfer: hence not for good.
+                return StoreTransient(
                     f"{where}: the server does not speak https there",
                     hint="Correct the port of endpoint in drtool.toml, or write http:// if that is meant.",
                 )

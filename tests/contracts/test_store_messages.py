@@ -143,7 +143,7 @@ def test_page_of_a_proxy_for_a_busy_service_is_still_worth_another_try(make: Cal
 @either_kind
 def test_https_to_a_port_that_speaks_http_is_told(make: Callable[..., Store], call: Callable[[Store], object]) -> None:
     with web(lambda method, path: Canned(200)) as site:
-        error = refused(call, make(f"https://127.0.0.1:{site.port}"), StoreError)
+        error = refused(call, make(f"https://127.0.0.1:{site.port}"), StoreTransient)
 
     assert "does not speak https there" in str(error)
     assert "http://" in error.hint
