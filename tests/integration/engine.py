@@ -79,7 +79,7 @@ def running() -> Iterator[Engine]:
         try:
             client = stack.enter_context(_connected(url))
         except EngineMissing as reason:
-            url = stack.enter_context(_our_own(state, reason))
+            url = stack.enter_context(shared_dockerd(state, reason))
             client = stack.enter_context(_connected(url))
         with pytest.MonkeyPatch.context() as environment:
             environment.setenv("DOCKER_HOST", url)  # for testcontainers
@@ -100,7 +100,7 @@ def _connected(url: str) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def _our_own(state: Path, reason: EngineMissing) -> Iterator[str]:
+def shared_dockerd(state: Path, reason: EngineMissing) -> Iterator[str]:
     """Share our dockerd, started if need be, and see it end if we were its last user. Yields its URL."""
     if os.geteuid() != 0:
         raise EngineMissing(f"{reason}; only root can start one") from reason

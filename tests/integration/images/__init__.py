@@ -23,7 +23,7 @@ SUITE = "trixie"
 
 def find_or_build(client: Any, name: str) -> str:
     """Return the tag of an image. Only one process at a time may call it. Raises RuntimeError with what went wrong."""
-    tag = _tag(name)
+    tag = tag_of(name)
     try:
         client.images.get(tag)
     except ImageNotFound:
@@ -31,14 +31,14 @@ def find_or_build(client: Any, name: str) -> str:
     return tag
 
 
-def _tag(name: str) -> str:
+def tag_of(name: str) -> str:
     digest = hashlib.sha256()
     for path in sorted((HERE / name).rglob("*")):
         if path.is_file():
             content = path.read_bytes()
             digest.update(f"{path.relative_to(HERE)} {path.stat().st_mode & 0o111} {len(content)}\n".encode() + content)
     for parent in PARENTS[name]:
-        digest.update(_tag(parent).encode())
+        digest.update(tag_of(parent).encode())
     return f"drtool-tests/{name}:{digest.hexdigest()[:16]}"
 
 
