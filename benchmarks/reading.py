@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import io
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -114,7 +113,6 @@ def _download(work: Path, size: int) -> None:
             stream = opened.read_archive("application")
             while stream.read(CHUNK):
                 pass
-    print(f"  the process grew to {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10} MiB")
 
 
 @contextmanager
