@@ -29,6 +29,7 @@ from drtool.events import Emit
 from drtool.hosts import Runner
 from drtool.hosts.local import LocalRunner
 from drtool.installs.omnibus import Omnibus
+from drtool.receipts import RecordOffice
 from drtool.signing import Signer, Verifier, public_key
 from drtool.stores import Store
 from drtool.streams import parse_identities
@@ -126,6 +127,9 @@ class App:
             new_salt,
             self.verifier,
         )
+
+    def record_office(self, *, signed: bool) -> RecordOffice:
+        return RecordOffice(self.signer, self.verifier, signed, self.clock, self.emit, new_token)
 
     def restore_place(self, backup_set: BackupSet) -> restore.Place:
         return restore.Place(

@@ -294,7 +294,8 @@ class Run:
         else:
             kind, schema = information.installation_type, information.db_version
         package, count = package_for(self.version), len(judge.repositories)
-        return GitLabFacts(self.version, package, "omnibus", kind, schema, self.set_id, count)
+        disabled = tuple(self._entry("created")["disabled"])
+        return GitLabFacts(self.version, package, "omnibus", kind, schema, self.set_id, count, disabled)
 
     def _entry(self, what: str) -> dict[str, Any]:
         entry = self.journal.find(what)

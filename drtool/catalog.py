@@ -239,6 +239,15 @@ class Catalog:
         self.put_bytes(key, text)
         return key
 
+    def receipts(self, prefix: str) -> list[str]:
+        """The keys of the receipts whose run's name begins so, in the order of their names."""
+        found = self.store.list(f"{self.instance}/receipts/{prefix}")
+        return [info.key for info in found if info.key.endswith(".json")]
+
+    def read_receipt(self, key: str) -> tuple[bytes, bytes]:
+        """A receipt and its signature. Raises ObjectMissing if it has none."""
+        return self._read_small(key), self._read_small(key + _SIGNATURE)
+
     def stat_volume(self, set_id: str, name: str) -> ObjectInfo:
         return self.store.stat(self.key(set_id, name))
 

@@ -216,21 +216,51 @@ def show(call: _Call, set_id: str, instance: str | None, unsigned: bool) -> None
 
 @cli.command()
 @click.argument("set_id", metavar="[SET]", default="latest")
-@click.option("--level", type=click.Choice(["present", "digest"]), default="digest", show_default=True)
+@click.option("--level", type=click.Choice(["present", "digest", "contents"]), default="digest", show_default=True)
+@click.option("--sample", metavar="PERCENT", help="Read this much of it, and the rest next time. For --level digest.")
+@click.option("--newer-than", metavar="AGE", help="Fail if the set is older than, say, 26h or 2d.")
+@click.option("--junit", type=click.Path(path_type=Path), help="Also write the result as JUnit XML, for CI.")
+@_IDENTITY
 @_INSTANCE
 @_UNSIGNED
 @_command
-def verify(call: _Call, set_id: str, level: Literal["present", "digest"], instance: str | None, unsigned: bool) -> None:
-    """Verify a set where it lies (default: the latest). Needs no private key."""
-    from drtool.errors import SetDamaged
-    from drtool.report import verdict_text
-    from drtool.verify import verify as judge
+def verify(
+    call: _Call,
+    set_id: str,
+    level: Literal["present", "digest", "contents"],
+    sample: str | None,
+    newer_than: str | None,
+    junit: Path | None,
+    identities: tuple[Path, ...],
+    instance: str | None,
+    unsigned: bool,
+) -> None:
+    """Verify a set where it lies (default: the latest).
 
+    present: every volume is there at its size. digest: every stored byte is read and compared; neither needs a
+    private key. contents: everything is unsealed and judged as when it was made, and every secret is tried.
+    """
+    from drtool.config import parse_age, parse_percent
+    from drtool.errors import ObjectiveBreached, SetDamaged
+    from drtool.receipts import verify_on_record
+    from drtool.report import verdict_text
+    from drtool.verify import judge_age
+
+    if sample and level != "digest":
+        raise click.UsageError("--sample is for --level digest: to judge contents, all of them must be read.")
+    share, oldest = parse_percent(sample) if sample else None, parse_age(newer_than) if newer_than else None
     app = call.app(instance)
-    verdict = judge(app.open_set(set_id, unsigned=unsigned), level, signed=not unsigned, clock=app.clock, emit=app.emit)
+    keys = app.identities(identities) if level == "contents" else ()
+    opened = app.open_set(set_id, identities=keys, unsigned=unsigned)
+    damage = verify_on_record(opened, level, app.record_office(signed=not unsigned), share)
+    verdict = damage if oldest is None else judge_age(damage, app.clock.now(), oldest)
+    if junit:
+        from drtool.junit import write_junit
+
+        write_junit(junit, verdict, instance=app.instance.name, store=app.catalog.store.name)
     call.ui.result(verdict, verdict_text(verdict), bad=bool(verdict.problems))
     if verdict.problems:
-        sys.exit(SetDamaged.exit_status)
+        sys.exit(SetDamaged.exit_status if damage.problems else ObjectiveBreached.exit_status)
 
 
 @cli.command("copy")

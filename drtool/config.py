@@ -6,6 +6,7 @@ import os
 import re
 import tomllib
 from collections.abc import Iterable
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -29,6 +30,22 @@ def parse_size(value: object) -> int:
     if isinstance(value, bool) or not match or match[2].upper() not in _UNITS:
         raise ValueError('write a size like "1 GiB" or "512 MiB"')
     return int(match[1]) * _UNITS[match[2].upper()]
+
+
+def parse_percent(text: str) -> float:
+    """Read ``5%`` or ``5`` as 0.05. Raises ConfigError."""
+    match = re.fullmatch(r"\s*(\d{1,3}(?:\.\d+)?)\s*%?\s*", text)
+    if not match or not 0 < float(match[1]) <= 100:
+        raise ConfigError(f"{text!r} is no share", hint="Write more than 0% and at most 100%, like 5%.")
+    return float(match[1]) / 100
+
+
+def parse_age(text: str) -> timedelta:
+    """Read ``90m``, ``26h`` or ``2d``. Raises ConfigError."""
+    match = re.fullmatch(r"\s*(\d{1,6})\s*([mhd])\s*", text)
+    if not match:
+        raise ConfigError(f"{text!r} is no length of time", hint="Write minutes, hours or days like 90m, 26h or 2d.")
+    return timedelta(minutes=int(match[1]) * {"m": 1, "h": 60, "d": 24 * 60}[match[2]])
 
 
 def _check_reference(text: str) -> str:

@@ -20,6 +20,7 @@
     ├── VersionMismatch             20   the target does not run exactly the set's GitLab version
     ├── SetDamaged                  21   stored bytes are not what the manifest says
     │   └── UnsafeMember            26   an archive member wants to leave its directory
+    ├── ObjectiveBreached           22   all is well but for a promise: a backup is older than it may be
     ├── TargetHoldsData             23   the target has projects, and nobody said to replace them
     ├── FormatTooNew                24   written by a newer drtool
     ├── IdentityMismatch            25   none of the given identities opens the seal
@@ -28,7 +29,7 @@
     ├── ResumeError                 29   the journal does not fit what is asked
     └── Differs                     30   two things that were compared are not the same
 
-2 is click's own status for a wrong command line, 22 is kept for breached objectives, 130 for Ctrl-C.
+2 is click's own status for a wrong command line, 130 stands for Ctrl-C.
 The class carries the status, the instance a ``hint``: one sentence, what to do next.
 The library raises; only ``cli.main`` turns an error into text and a status.
 """
@@ -129,6 +130,10 @@ class SetDamaged(DrtoolError):
 
 class UnsafeMember(SetDamaged):
     exit_status = 26
+
+
+class ObjectiveBreached(DrtoolError):
+    exit_status = 22
 
 
 class TargetHoldsData(DrtoolError):

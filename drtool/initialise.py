@@ -34,6 +34,7 @@ trusted_signers = [{public_key}]
 
 # volume_size = "1 GiB"
 # volumes_in_flight = 2
+# accept_unfit_secrets = true     # only if the secrets that the database needs are lost for good
 
 # [[instance.copies]]                 # every set is copied to these stores too
 # store = "second"

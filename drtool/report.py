@@ -125,7 +125,7 @@ def backup_text(outcome: BackupOutcome) -> str:
     how = "continued and committed" if outcome.continued else "committed"
     lines = [
         f"{manifest.set_id} {how}: GitLab {manifest.gitlab.version}, {manifest.gitlab.repositories} repositories,"
-        f" {size_text(_plain_size(manifest))} in {len(manifest.volumes)} volumes, {seconds_text(seconds)}"
+        f" {size_text(manifest.plain_size)} in {len(manifest.volumes)} volumes, {seconds_text(seconds)}"
     ]
     lines += [f"  {finding.message}" for finding in manifest.findings]
     return "\n".join(lines)
@@ -175,7 +175,7 @@ def show_text(manifest: Manifest, *, signed: bool) -> str:
         ("gitlab", f"{facts.version} ({facts.installation_type or facts.install}), schema {facts.db_version}"),
         ("restore needs", facts.package or f"exactly GitLab {facts.version}; no package of it was published"),
         ("repositories", str(facts.repositories)),
-        ("size", f"{size_text(_plain_size(manifest))} plain, {size_text(manifest.stored_size)} stored"),
+        ("size", f"{size_text(manifest.plain_size)} plain, {size_text(manifest.stored_size)} stored"),
     ]
     lines = [f"{name:<14} {value}" for name, value in head]
     for archive in manifest.archives:
@@ -186,15 +186,20 @@ def show_text(manifest: Manifest, *, signed: bool) -> str:
 
 
 def verdict_text(verdict: Verdict) -> str:
-    looked = (
-        f"{verdict.volumes} volumes are there at their full size"
-        if verdict.level == "present"
-        else f"{verdict.volumes} volumes, {size_text(verdict.bytes_read)} read and compared"
-    )
+    of = f" of {verdict.of_volumes}" if verdict.volumes != verdict.of_volumes else ""
+    read = size_text(verdict.bytes_read)
+    looked = {
+        "present": f"{verdict.volumes} volumes are there at their full size",
+        "digest": f"{verdict.volumes}{of} volumes, {read} read and compared",
+        "contents": f"{verdict.volumes} volumes, {read} unsealed and judged",
+    }[verdict.level]
+    notes = [f"  {mark('warn')} {finding.message}" for finding in verdict.findings]
     if not verdict.problems:
-        return f"{mark('ok')} {verdict.set_id}: {looked}; signature {verdict.signature}"
-    lines = [f"{mark('bad')} {verdict.set_id}: {len(verdict.problems)} of {verdict.volumes} volumes are damaged"]
-    return "\n".join([*lines, *(f"  {problem}" for problem in verdict.problems)])
+        return "\n".join([f"{mark('ok')} {verdict.set_id}: {looked}; signature {verdict.signature}", *notes])
+    bad = [check for check in verdict.checks if check.problems]
+    lines = [f"{mark('bad')} {verdict.set_id}: {len(bad)} of {len(verdict.checks)} checks failed; {looked}"]
+    lines += [f"  {check.name}: {problem}" for check in bad for problem in check.problems]
+    return "\n".join([*lines, *notes])
 
 
 def fetched_text(paths: Iterable[Path]) -> str:
@@ -223,7 +228,7 @@ def plan_text(prepared: Prepared, manifest: Manifest) -> str:
     head = "Go on with" if prepared.resumed else "Restore"
     lines = [
         f"{head} {plan.set_id} ({manifest.instance}, GitLab {manifest.gitlab.version},"
-        f" {manifest.gitlab.repositories} repositories, {size_text(_plain_size(manifest))})",
+        f" {manifest.gitlab.repositories} repositories, {size_text(manifest.plain_size)})",
         f"onto {target.hostname} ({target.host}), GitLab {target.version}, {_projects(target.projects)};"
         f" run {plan.run_id}",
     ]
@@ -255,14 +260,10 @@ def _row(catalog: Catalog, set_id: str) -> Row:
         manifest.created_at,
         facts.version,
         facts.repositories,
-        _plain_size(manifest),
+        manifest.plain_size,
         manifest.stored_size,
         manifest.verdict,
     )
-
-
-def _plain_size(manifest: Manifest) -> int:
-    return sum(archive.size for archive in manifest.archives)
 
 
 def _projects(count: int | None) -> str:

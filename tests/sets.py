@@ -175,7 +175,9 @@ def commit(
 def manifest_of(
     archives: tuple[Archive, ...], index: Archive, *, instance: str = INSTANCE, set_id: str = SET_ID
 ) -> Manifest:
-    facts = GitLabFacts("18.9.0-ee", "gitlab-ee=18.9.0-ee.0", "omnibus", "omnibus-gitlab", "20260101000000", set_id, 1)
+    facts = GitLabFacts(
+        "18.9.0-ee", "gitlab-ee=18.9.0-ee.0", "omnibus", "omnibus-gitlab", "20260101000000", set_id, 1, ("registry",)
+    )
     return Manifest(
         format=FORMAT,
         tool="drtool test",

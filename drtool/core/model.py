@@ -56,7 +56,10 @@ class Archive:
 
 @dataclass(frozen=True, slots=True)
 class GitLabFacts:
-    """What was backed up. ``version`` is the text of the VERSION file, the string that GitLab's restore compares."""
+    """What was backed up. ``version`` is the text of the VERSION file, the string that GitLab's restore compares.
+
+    ``disabled`` are the components that its configuration switches off, by their ids.
+    """
 
     version: str
     package: str | None
@@ -65,6 +68,7 @@ class GitLabFacts:
     db_version: str
     backup_id: str
     repositories: int
+    disabled: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +151,21 @@ class Manifest:
         return tuple(volume for archive in kept for volume in archive.volumes)
 
     @property
+    def plain_size(self) -> int:
+        """What the archives hold, in bytes, without census and index."""
+        return sum(archive.size for archive in self.archives)
+
+    @property
     def stored_size(self) -> int:
         return sum(volume.stored_size for volume in self.volumes)
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing of a set that was looked at. ``problems`` empty means that it is as it must be."""
+
+    name: str
+    problems: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

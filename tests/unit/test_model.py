@@ -43,7 +43,7 @@ MANIFEST = Manifest(
     set_id=SET_ID,
     created_at=AT,
     finished_at=AT + timedelta(seconds=61, microseconds=5),
-    gitlab=GitLabFacts("18.9.0-ee", None, "omnibus", "omnibus-gitlab", "20260101000000", SET_ID, 6),
+    gitlab=GitLabFacts("18.9.0-ee", None, "omnibus", "omnibus-gitlab", "20260101000000", SET_ID, 6, ("registry",)),
     verdict="amber",
     findings=(Finding("skipped", "2 members were left out", 2),),
     archives=(

@@ -1,0 +1,93 @@
+"""Verify on the record: signed receipts say what was read, when, and with what result; and so what to read next."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from drtool import __version__
+from drtool.catalog import BackupSet, Catalog
+from drtool.engine import Clock
+from drtool.errors import ConfigError, ObjectMissing, SignatureInvalid, StoreError
+from drtool.events import Emit, Noticed
+from drtool.signing import Signer, Verifier
+from drtool.verify import Level, Verdict, choose, verify
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class RecordOffice:
+    """What verifying on the record works with. Without a ``signer`` no receipt is written: nobody could trust it."""
+
+    signer: Signer | None
+    verifier: Verifier
+    signed: bool
+    clock: Clock
+    emit: Emit
+    new_token: Callable[[], str]
+
+
+def verify_on_record(backup_set: BackupSet, level: Level, office: RecordOffice, share: float | None = None) -> Verdict:
+    """Verify a set and leave a receipt; with ``share`` only so much of its bytes, those longest unread first.
+
+    Raises what ``verify`` raises; ConfigError for a ``share`` without a key to sign with, because then nobody would
+    know the next time what was read.
+    """
+    catalog = backup_set.catalog
+    if share is None:
+        volumes = None
+    elif office.signer is None:
+        raise ConfigError("--sample needs signing_key", hint="What was read is remembered in signed receipts.")
+    else:
+        volumes = choose(backup_set, last_read(backup_set, office), share)
+    begun = office.clock.now()
+    verdict = verify(backup_set, level, signed=office.signed, clock=office.clock, emit=office.emit, only=volumes)
+    if office.signer and level != "present":
+        try:
+            _record(verdict, catalog, office, office.signer, begun)
+        except StoreError as problem:
+            if share is not None:
+                raise
+            office.emit(Noticed("no-receipt", f"The verdict stands, its receipt was not stored: {problem}"))
+    return verdict
+
+
+def last_read(backup_set: BackupSet, office: RecordOffice) -> dict[str, str]:
+    """Say when each volume of a set was last read whole and found good, as sortable text.
+
+    Only receipts with a valid signature count: whoever can write to the store could else keep damage from being seen.
+    """
+    read: dict[str, str] = {}
+    set_id = backup_set.manifest.set_id
+    for key in backup_set.catalog.receipts(f"verify-{set_id}-"):
+        try:
+            text, signature = backup_set.catalog.read_receipt(key)
+            office.verifier.verify(text, signature, source=key)
+            receipt = json.loads(text)
+            if receipt["level"] == "digest" and receipt["set_id"] == set_id:
+                read |= {str(name): max(read.get(name, ""), str(receipt["finished_at"])) for name in receipt["good"]}
+        except (SignatureInvalid, ObjectMissing, ValueError, KeyError, TypeError) as problem:
+            office.emit(Noticed("receipt-ignored", f"{key} does not count: {problem}"))
+    return read
+
+
+def _record(verdict: Verdict, catalog: Catalog, office: RecordOffice, signer: Signer, begun: datetime) -> None:
+    now = office.clock.now()
+    receipt = {
+        "format": _FORMAT,
+        "tool": f"drtool {__version__}",
+        "purpose": "verify",
+        "instance": catalog.instance,
+        "set_id": verdict.set_id,
+        "level": verdict.level,
+        "signature": verdict.signature,
+        "started_at": begun.isoformat(),
+        "finished_at": now.isoformat(),
+        "good": [check.name for check in verdict.checks if not check.problems],
+        "problems": len(verdict.problems),
+    }
+    run_id = f"verify-{verdict.set_id}-{now:%Y%m%dT%H%M%SZ}-{office.new_token()}"
+    catalog.put_receipt(run_id, json.dumps(receipt, indent=1).encode() + b"\n", signer)
