@@ -110,7 +110,12 @@ def fits(verdict: SecretsVerdict) -> dict[str, str]:
 
 
 def counted(verdict: SecretsVerdict) -> dict[str, tuple[int, int]]:
-    return {f"{each.table}.{each.column}": (each.opened, each.failed) for each in verdict.columns}
+    """How many values of each column opened, and how many did not."""
+    found: dict[str, tuple[int, int]] = {}
+    for each in verdict.columns:
+        opened, failed = found.get(name := f"{each.table}.{each.column}", (0, 0))
+        found[name] = opened + each.opened, failed + each.failed
+    return found
 
 
 def everything(secrets: dict[str, Any]) -> list[Table]:

@@ -28,7 +28,7 @@ KNOWN_COLUMNS = [
 def test_every_known_column_fits_with_its_secrets_and_is_named_with_others(name: str, column: str, letter: str) -> None:
     letter = "O" if column == "encrypted_otp_secret" else letter
     values = table(name, column, [seal(letter, RIGHT, n) for n in range(3)])
-    assert counted(check(RIGHT, TOKEN, values))[f"public.{name}.{column}"] == (3, 0)
+    assert counted(check(RIGHT, values)) == {f"public.{name}.{column}": (3, 0)}
     verdict = check(WRONG, values)
     assert verdict.fit is Fit.DOES_NOT_FIT
     assert f"public.{name}.{column}: 3 of 3" in verdict.sentence()
@@ -146,6 +146,13 @@ def test_a_list_fits_what_each_of_its_values_has_sealed() -> None:
     verdict = check(both, *everything(RIGHT), *everything(older))
     assert verdict.fit is Fit.FITS
     assert [len(each.opened_with) for each in verdict.families] == [2, 2, 4]
+
+
+def test_a_secret_that_does_not_fit_outweighs_one_that_fits_in_part() -> None:
+    lost = table("web_hooks", "encrypted_url", [seal("A", WRONG)])
+    verdict = check({**RIGHT, "otp_key_base": WRONG["otp_key_base"]}, TOKEN, lost, *everything(RIGHT))
+    assert fits(verdict)["db_key_base"] == "fits in part"
+    assert verdict.fit is Fit.DOES_NOT_FIT
 
 
 def test_values_that_were_lost_before_fit_in_part_and_are_named() -> None:

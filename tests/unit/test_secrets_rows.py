@@ -104,6 +104,19 @@ def test_a_partition_counts_under_its_own_name() -> None:
     assert sum(each.count for each in verdict.untested) == 1
 
 
+def test_a_partition_is_known_as_its_table_is() -> None:
+    _, header, rows = table("", "token_encrypted", [("{",)])
+    for name in ("ci_builds", "p_ci_builds", "ci_builds_101", '"p_ci_builds_7"'):
+        assert check(RIGHT, (f"public.{name}", header, rows)).untested
+    assert not check(RIGHT, ("public.made", header, rows)).untested
+
+
+def test_a_column_of_tokens_that_nobody_knows_counts_with_what_is_odd_in_it() -> None:
+    verdict = check(RIGHT, table("made", "token_encrypted", [("{",), seal("H", RIGHT)]))
+    assert counted(verdict) == {"public.made.token_encrypted": (1, 0)}
+    assert sum(each.count for each in verdict.untested) == 1
+
+
 def test_a_flag_that_is_named_like_a_token_is_none() -> None:
     verdict = check(RIGHT, TOKEN, table("made", "is_encrypted", [("t",), ("f",)]))
     assert not verdict.untested

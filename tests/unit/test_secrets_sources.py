@@ -85,6 +85,7 @@ def test_the_same_value_twice_is_no_problem() -> None:
         (r"gitlab_rails['db_key_base'] = 'it\'s \n \\'", (r"it's \n " + "\\",)),
         ("gitlab_rails['db_key_base'] = 'real\nlines'", ("real\nlines",)),
         ("gitlab_rails['db_key_base'] = 'first'\ngitlab_rails['db_key_base'] = 'last'", ("last",)),
+        ("gitlab_rails['db_key_base'] = ENV['X']\ngitlab_rails['db_key_base'] = 'last'", ("last",)),
         ("if foo\n  bar = 1\nend\ngitlab_rails['db_key_base'] = 'after a condition'", ("after a condition",)),
         ("if foo then bar end\ngitlab_rails['db_key_base'] = 'after one line'", ("after one line",)),
         ("x = <<-EOS\nif never\nEOS\ngitlab_rails['db_key_base'] = 'after a text'", ("after a text",)),
@@ -188,6 +189,12 @@ test:
 
 def test_the_shared_section_of_secrets_yml_counts() -> None:
     assert read_secrets(secrets_yml=b"shared:\n  db_key_base: of-all\n").current(Key.DB) == ("of-all",)
+
+
+def test_what_production_takes_over_from_elsewhere_in_secrets_yml_counts() -> None:
+    text = b"a: &a {db_key_base: one, otp_key_base: two}\nb: &b {otp_key_base: 3}\nproduction:\n  <<: [*b, *a]\n"
+    secrets = read_secrets(secrets_yml=text)
+    assert (secrets.current(Key.DB), secrets.current(Key.OTP)) == (("one",), ("3",))
 
 
 def test_what_rails_would_compute_in_secrets_yml_is_not_taken_for_a_key() -> None:

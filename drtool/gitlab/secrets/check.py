@@ -80,7 +80,7 @@ class TableSink:
                     gathering.take(fields)
 
     def _thinned(self, rows: Sequence[bytes], before: int) -> Sequence[bytes]:
-        if self._sample is None or before < self._sample.rows:
+        if self._sample is None:
             return rows
         stride = 1 << (before // self._sample.rows).bit_length()
         return rows[-(before + self._sample.seed) % stride :: stride]

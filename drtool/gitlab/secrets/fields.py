@@ -13,7 +13,7 @@ EMPTY = frozenset((b"\\N", b"", b"\\\\x"))
 
 
 def unescape(field: bytes) -> bytes:
-    """Undo COPY's escapes in a field that is not NULL. ``read_field`` does the same, more slowly."""
+    """Undo COPY's escapes; NULL becomes empty. ``read_field`` does the same, more slowly."""
     if b"\\" not in field:
         return field
     if field.count(b"\\") == field.count(b"\\n"):  # wrapped base64

@@ -22,7 +22,6 @@ from drtool.gitlab.secrets.layouts import (
 from drtool.gitlab.secrets.verdict import ColumnCount, Untested
 
 _BATCH: Final = 1024
-_NULL: Final = b"\\N"
 
 Raw = tuple[bytes, ...]
 """The fields of one value as COPY wrote them: itself, its IV, its salt, as far as there are columns for them."""
@@ -140,13 +139,12 @@ class Gathering:
         return len(salted) * self._keyring.count(self.column.family) if salted else 0
 
     def _read(self, raw: Raw) -> Sealed | Odd:
-        value, *others = (None if each == _NULL else unescape(each) for each in raw)
-        assert value is not None
+        value, *companions = (unescape(field) for field in raw)
         if self.column.kind is Kind.MESSAGE or looks_like_message(value):
             return read_message(value)
         if self.column.kind is Kind.TOKEN:
             return read_token(value)
-        return read_pair(value, others[0], others[1] if len(others) > 1 else None)
+        return read_pair(value, *companions)
 
     def _family_of(self, sealed: Sealed) -> Family:
         return Family.RAILS if sealed.scheme.of_rails else self.column.family

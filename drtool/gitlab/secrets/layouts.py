@@ -67,8 +67,8 @@ class Sealed:
     inner: Sealed | None = field(default=None, repr=False)  # of an envelope: its data key
 
 
-def read_pair(value: bytes, iv: bytes | None, salt: bytes | None) -> Sealed | Odd:
-    """Take apart what attr_encrypted wrote: unescaped fields, None for NULL."""
+def read_pair(value: bytes, iv: bytes, salt: bytes = b"") -> Sealed | Odd:
+    """Take apart what attr_encrypted wrote: unescaped fields, empty for NULL."""
     if not iv:
         return Odd.NO_IV
     nonce = read_bytes(iv)
@@ -144,7 +144,7 @@ def _gcm_scheme(in_bytea: bool, text_body: bool, text_iv: bool) -> Scheme:
     return Scheme.GCM_BYTEA_TEXT_IV if text_iv else Scheme.GCM_BYTEA
 
 
-def _cbc(body: bytes, iv: bytes, salt: bytes | None) -> Sealed | Odd:
+def _cbc(body: bytes, iv: bytes, salt: bytes) -> Sealed | Odd:
     if not body or len(body) % _BLOCK_SIZE:
         return Odd.SIZE
     if not salt:

@@ -175,9 +175,8 @@ def _together(families: Sequence[FamilyVerdict]) -> Fit:
 
 
 def _is_open(verdict: FamilyVerdict) -> bool:
-    """Say whether there are values and no answer. One lone value that opens is no proof, but no doubt either."""
-    alone = verdict.opened and not verdict.failed
-    return verdict.fit is Fit.UNTESTED and not alone and bool(verdict.failed or verdict.untested)
+    """Say whether there are values that leave a doubt. One lone value that opens is no proof, but no doubt either."""
+    return verdict.fit is Fit.UNTESTED and bool(verdict.failed or verdict.untested)
 
 
 def _matters(verdict: FamilyVerdict) -> bool:
