@@ -251,6 +251,11 @@ class S3Store:
             raise connection_error(where, endpoint, error) from error
         except boto.BotoCoreError as error:
             raise StoreError(f"{where}: {error}") from error
+        except (
+            KeyError,
+            ValueError,
+        ) as error:  # well-formed XML, and a byte of it changed: no number, no time, no name
+            raise StoreTransient(f"{where}: the answer is not one of S3: {error}") from error
 
     def head(self, key: str) -> HeadObjectOutputTypeDef:
         """Raises ObjectMissing, BucketMissing, and what else a GET has words for: the answer to HEAD has no body."""
@@ -287,15 +292,22 @@ class S3Store:
     def _list_as_answered(self, prefix: str) -> Iterator[ObjectInfo]:
         arguments: Any = {"Bucket": self.bucket, "Prefix": self.prefix + prefix, "MaxKeys": self._page_size}
         while True:
-            page = self.call(prefix, lambda: self.client.list_objects_v2(**arguments))
-            if "IsTruncated" not in page:  # well-formed, but no listing
-                raise web_page(f"{self.name}{prefix} at {self.client.meta.endpoint_url}", 200)
-            for entry in page.get("Contents", []):
-                key = entry["Key"].removeprefix(self.prefix)
-                yield ObjectInfo(key, entry["Size"], entry["LastModified"].astimezone(UTC))
-            if not page["IsTruncated"]:
+            found, token = self.call(prefix, lambda: self._page(arguments))
+            yield from found
+            if token is None:
                 return
-            arguments["ContinuationToken"] = page["NextContinuationToken"]
+            arguments["ContinuationToken"] = token
+
+    def _page(self, arguments: Any) -> tuple[list[ObjectInfo], str | None]:
+        """Fetch one page of a listing, and what to ask for the next one with, if there is one."""
+        page = self.client.list_objects_v2(**arguments)
+        if "IsTruncated" not in page:  # well-formed, but no listing
+            raise web_page(f"{self.name} at {self.client.meta.endpoint_url}", 200)
+        found = [
+            ObjectInfo(entry["Key"].removeprefix(self.prefix), entry["Size"], entry["LastModified"].astimezone(UTC))
+            for entry in page.get("Contents", [])
+        ]
+        return found, page["NextContinuationToken"] if page["IsTruncated"] else None
 
     def _delete(self, key: str) -> None:
         with contextlib.suppress(ObjectMissing):
