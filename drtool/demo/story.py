@@ -18,11 +18,15 @@ from pathlib import Path
 
 from drtool.app import App, load
 from drtool.backup import back_up
+from drtool.core.command import Command
+from drtool.core.model import Manifest
 from drtool.demo.census import Census, difference, doctor, take_census
 from drtool.demo.sandbox import Sandbox
 from drtool.demo.seed import seed
 from drtool.engine import SystemClock
 from drtool.errors import ConfigError, RestoreFailed
+from drtool.extract import Place, extract_project
+from drtool.gitlab.repositories import RefSet
 from drtool.hosts.local import LocalRunner
 from drtool.initialise import Made, initialise
 from drtool.report import list_rows
@@ -98,8 +102,11 @@ def _play(story: _Story, *, keep: bool) -> tuple[Ending, str]:
         made = _initialise(story, old)
         with story.chapter("backup", "drtool backup"):
             manifest = back_up(_app(made, story).backup_order(), _app(made, story).backup_place()).manifest
-        with story.chapter("verify", "drtool verify --level digest"):
+            _tell_worth(manifest, story)
+        with story.chapter("verify", "drtool verify --level contents"):
             _verify(_app(made, story), story)
+        with story.chapter("extract", "drtool extract latest --project … --to one-project.bundle"):
+            _pull_one_project(_app(made, story), story)
         listed = list_rows(_app(made, story).catalog)
     finally:
         host.destroy()
@@ -159,12 +166,43 @@ def _app(made: Made, story: _Story) -> App:
     return dataclasses.replace(load(made.config, None, story.ui.emit), clock=story.clock)
 
 
+def _tell_worth(manifest: Manifest, story: _Story) -> None:
+    assert manifest.secrets is not None
+    counts = {tally.name: tally.count for tally in manifest.contents}
+    story.ui.say(
+        f"  verdict {manifest.verdict}: {counts['projects']} projects, {counts['refs']} refs, {counts['rows']} rows\n"
+        f"  secrets: {manifest.secrets.fit}; {manifest.secrets.opened} encrypted values open,"
+        f" {manifest.secrets.failed} do not"
+    )
+
+
 def _verify(app: App, story: _Story) -> None:
-    verdict = verify(app.open_set("latest"), "digest", signed=True, clock=app.clock, emit=app.emit)
+    opened = app.open_set("latest", identities=app.identities())
+    verdict = verify(opened, "contents", signed=True, clock=app.clock, emit=app.emit)
     if verdict.problems:
         raise RestoreFailed(f"the set does not verify: {verdict.problems[0]}")
     story.ui.say(
-        f"  {verdict.volumes} volumes, {size_text(verdict.bytes_read)} compared, signature {verdict.signature}"
+        f"  {verdict.volumes} volumes, {size_text(verdict.bytes_read)} unsealed and judged,"
+        f" signature {verdict.signature}"
+    )
+
+
+def _pull_one_project(app: App, story: _Story) -> None:
+    """Take one project out of the set and clone it, as somebody does whose colleague deleted it."""
+    opened = app.open_set("latest", identities=app.identities())
+    census = opened.read_census()
+    project = next(each for each in census.projects if census.repositories[each.repository].refs)
+    place = Place(opened, app.runner, app.clock, app.emit)
+    extracted = extract_project(project.path, None, story.base / "one-project.bundle", place)
+    clone = story.base / "one-project.git"
+    app.runner.run(Command(("git", "clone", "--quiet", "--mirror", str(extracted.path), str(clone))))
+    lines = app.runner.run(Command(("git", "-C", str(clone), "for-each-ref", "--format=%(objectname) %(refname)")))
+    if RefSet.of(lines).digest != census.repositories[project.repository].digest:
+        raise RestoreFailed(f"the clone of {project.path} has other refs than the backup")
+    refs = census.repositories[project.repository].refs
+    story.ui.say(
+        f"  {project.path}: {size_text(extracted.size)} from {extracted.volumes} of {len(opened.manifest.volumes)}"
+        f" volumes, cloned, all {refs} refs as they were"
     )
 
 
