@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -298,7 +298,7 @@ class S3Store:
                 return
             arguments["ContinuationToken"] = token
 
-    def _page(self, arguments: Any) -> tuple[list[ObjectInfo], str | None]:
+    def _page(self, arguments: Any) -> tuple[Sequence[ObjectInfo], str | None]:
         """Fetch one page of a listing, and what to ask for the next one with, if there is one."""
         page = self.client.list_objects_v2(**arguments)
         if "IsTruncated" not in page:  # well-formed, but no listing
