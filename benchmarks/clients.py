@@ -87,10 +87,8 @@ def bare_down(url: str, key: str, size: str) -> None:
 
 
 def tar(directory: str) -> list[str]:
-    """The same command line as drtool's, for all."""
-    from drtool.installs.omnibus import Omnibus
-
-    return list(Omnibus.pack(PurePosixPath(directory), staged.MEMBERS).argv)
+    """The members that drtool packs, as people pack them: drtool also asks tar for larger records."""
+    return ["tar", f"--directory={directory}", "--create", "--file=-", "--format=gnu", "--", *staged.MEMBERS]
 
 
 def untar(target: str) -> list[str]:
@@ -136,8 +134,9 @@ def _manifest(work: Path, kind: str) -> Any:
     volumes = tuple(Volume(**fields) for fields in json.loads((work / f"{kind}.json").read_text()))
     archive = Archive("application", "age" if kind == "sealed" else "none", (), 0, volumes)
     now = datetime.now(UTC)
-    facts = GitLabFacts(staged.VERSION, None, "omnibus", "omnibus-gitlab", "", staged.BACKUP_ID, 0)
-    return Manifest(FORMAT, "benchmark", INSTANCE, staged.BACKUP_ID, now, now, facts, "green", (), (archive,), archive)
+    facts = GitLabFacts(staged.VERSION, None, "omnibus", "omnibus-gitlab", "", staged.BACKUP_ID, 0, ())
+    return Manifest(FORMAT, "benchmark", INSTANCE, staged.BACKUP_ID, now, now, facts, "green", (), (archive,), archive,
+                    None, (), None)  # fmt: skip
 
 
 def _s3(url: str, prefix: str = "") -> Any:

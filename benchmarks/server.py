@@ -1,6 +1,6 @@
 """A stand-in for an S3 server that costs next to nothing, so that what is measured is the client.
 
-    python -m benchmarks.server DIRECTORY            prints its port
+    python -m benchmarks.server DIRECTORY [LATE]     prints its port; answers to uploads come LATE seconds late
 
 Bodies of more than a MiB and all parts are dropped inside the kernel; only their sizes are remembered, so they can be
 looked at but not read. Smaller bodies are kept in memory (restic reads its own index back). What lies as a file below
@@ -16,6 +16,7 @@ import re
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from email.utils import formatdate
@@ -26,6 +27,7 @@ from xml.sax.saxutils import escape
 _KEPT = 1 << 20
 _AT_ONCE = 4 << 20
 _TAKEN = "taken/bytes"
+_CHECKSUM = "x-amz-checksum-crc32"  # named in the answer, as AWS does
 _DATE = "2026-01-13T03:15:00.000Z"
 _HTTP_DATE = "Tue, 13 Jan 2026 03:15:00 GMT"
 
@@ -104,8 +106,8 @@ class Request:
 class Connection:
     """Answers one client, request after request."""
 
-    def __init__(self, peer: socket.socket, objects: Objects) -> None:
-        self._peer, self._objects = peer, objects
+    def __init__(self, peer: socket.socket, objects: Objects, late: float) -> None:
+        self._peer, self._objects, self._late = peer, objects, late
         self._read = b""  # what was received and not used yet
         self._scratch = bytearray(_AT_ONCE)
 
@@ -160,7 +162,9 @@ class Connection:
                 body = _without_signatures(body)
             if "/" in request.name:  # else it makes a bucket
                 objects.remember(request.name, Found(len(body), body, metadata=request.metadata))
-        self._reply(200, headers=_etag())
+        time.sleep(self._late)
+        checksum = request.headers.get(_CHECKSUM)
+        self._reply(200, headers=_etag() | ({_CHECKSUM: checksum} if checksum else {}))
 
     def _post(self, request: Request) -> None:
         body = self._take(request.size)
@@ -296,11 +300,12 @@ def _without_signatures(body: bytes) -> bytes:
 
 def main() -> None:
     objects = Objects(Path(sys.argv[1]))
+    late = float(sys.argv[2]) if len(sys.argv) > 2 else 0.0
     with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
         print(listener.getsockname()[1], flush=True)
         while True:
             peer, _ = listener.accept()
-            threading.Thread(target=Connection(peer, objects).serve, daemon=True).start()
+            threading.Thread(target=Connection(peer, objects, late).serve, daemon=True).start()
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ _CLIENTS = [sys.executable, "-m", "benchmarks.clients"]
 def main() -> None:
     parser = argparse.ArgumentParser(description="Compare drtool's data path with other ways to the same server.")
     parser.add_argument("--runs", type=int, default=5, help="measurements of each case (default: 5)")
-    parser.add_argument("--size", type=_size, default="2GiB", help="size of the staged members (default: 2GiB)")
+    parser.add_argument("--size", type=size_of, default="2GiB", help="size of the staged members (default: 2GiB)")
     parser.add_argument("--work", type=Path, help="a directory for seven times the size (default: a temporary one)")
     parser.add_argument("--only", default="", help="measure only cases whose name matches this expression")
     parser.add_argument("--results", type=Path, default=Path(__file__).with_name("results.md"))
@@ -43,7 +43,7 @@ def main() -> None:
     with (
         tempfile.TemporaryDirectory(prefix="drtool-bench-", dir=given.work) as work,
         _target(Path(work), given.size) as target,
-        _server(Path(work)) as url,
+        served(Path(work)) as url,
     ):
         site = _prepare(url, Path(work), target, given.size)
         chosen = {"up": _chosen(UP, given.only), "down": _chosen(DOWN, given.only)}
@@ -69,7 +69,7 @@ def _say(what: str, case: Case, size: int, taken: Taken) -> None:
     print(f"{what:<10}{report.plain(case.name):<44}{speed}", flush=True)
 
 
-def _size(text: str) -> int:
+def size_of(text: str) -> int:
     found = re.fullmatch(r"(\d+)(KiB|MiB|GiB)", text)
     if not found:
         raise argparse.ArgumentTypeError(f"not a size like 512MiB or 2GiB: {text!r}")
@@ -94,10 +94,12 @@ def _free_memory() -> int:
 
 
 @contextmanager
-def _server(work: Path) -> Iterator[str]:
-    served = work / "served"
-    (served / BUCKET).mkdir(parents=True)
-    with subprocess.Popen([sys.executable, "-m", "benchmarks.server", str(served)], stdout=subprocess.PIPE) as server:
+def served(work: Path, *, late: float = 0) -> Iterator[str]:
+    """The address of a server over ``work``/served, which answers uploads ``late`` seconds late."""
+    root = work / "served"
+    (root / BUCKET).mkdir(parents=True)
+    command = [sys.executable, "-m", "benchmarks.server", str(root), str(late)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as server:
         try:
             assert server.stdout is not None
             yield f"http://127.0.0.1:{int(server.stdout.readline())}"

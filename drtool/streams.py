@@ -29,7 +29,7 @@ CHUNK = 1 << 20
 PIECE = 64 << 10
 """The largest bytes object to read into where speed counts: glibc keeps blocks of this size, not those of a CHUNK."""
 
-_QUEUED_CHUNKS = 8
+_QUEUED_CHUNKS = 4
 _LOOK_UP = 0.2  # seconds between two looks at whether the other side is still there
 
 
