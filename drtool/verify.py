@@ -58,7 +58,7 @@ def verify(
     because then nothing was learned about the set, and at ``contents`` IdentityMismatch.
     """
     manifest = backup_set.manifest
-    volumes = manifest.volumes if only is None else only
+    volumes = only if only is not None and level == "digest" else manifest.volumes
     checks = [Check("verdict", tuple(each.message for each in manifest.findings if each.severity == "red"))]
     findings = [each for each in manifest.findings if each.severity == "amber"]
     totals = {"present": len(volumes), "digest": _stored(volumes), "contents": manifest.plain_size}

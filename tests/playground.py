@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from drtool.demo import ciphers
 from drtool.demo.sandbox import Sandbox
 from drtool.hosts.local import LocalRunner
 from drtool.initialise import Made, initialise
@@ -93,7 +94,15 @@ def playground(base: Path) -> Iterator[Playground]:
     """A running host with the content of a real archive; no set in the store yet."""
     sandboxes.require()
     with sandboxes.observed(base / "host") as host:
+        _seal_a_token(host)
         yield lay_out(base, host)
+
+
+def _seal_a_token(host: Sandbox) -> None:
+    """Give the archive's instance what every GitLab has: a value that its secrets open."""
+    key_base = json.loads(host.gitlab_secrets.read_text())["gitlab_rails"]["db_key_base"]
+    token = ciphers.encrypt_token("a fake registration token", key_base)
+    host.sql(f"UPDATE application_settings SET runners_registration_token_encrypted = '{token}'")
 
 
 def lay_out(base: Path, host: Sandbox) -> Playground:
