@@ -6,6 +6,7 @@ import logging
 import shlex
 import socket
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import timedelta
@@ -35,6 +36,7 @@ _PIECE = (32 << 10) - 64  # what OpenSSH takes in one packet; paramiko's sendall
 # begin in time: OpenSSH after 64 GiB, Dropbear after 1 GiB.
 _REKEY_BYTES = 1 << 40
 
+_PAUSES = (0.1, 0.3)  # seconds: the server counts a session that just ended until it has tidied it away
 _NETWORK = (OSError, EOFError, paramiko.SSHException)
 
 
@@ -142,7 +144,7 @@ class _Connection:
 
     def close(self) -> None:
         self._over.set()
-        self._transport.close()
+        _shut(self._transport)
         self._close_jump()
 
     def _close_jump(self) -> None:
@@ -151,7 +153,7 @@ class _Connection:
 
     def _session(self, line: str) -> Any:
         try:
-            session = self._transport.open_session(timeout=self._seconds)
+            session = self._open_session()
             try:
                 session.exec_command(line)  # waits without a limit of its own: the watch ends it
             except BaseException:
@@ -164,6 +166,14 @@ class _Connection:
                 hint="It may allow too few sessions per connection: see MaxSessions in sshd_config." if refused else "",
             ) from error
         return session
+
+    def _open_session(self) -> Any:
+        for pause in _PAUSES:
+            try:
+                return self._transport.open_session(timeout=self._seconds)
+            except paramiko.ChannelException:
+                time.sleep(pause)
+        return self._transport.open_session(timeout=self._seconds)
 
     def _wire(self) -> Any:
         host, port = self._target.host, self._target.port
@@ -199,10 +209,10 @@ class _Connection:
             check_host_key(self._target, transport.get_remote_server_key())  # … and then this raises
             log_in(self._target, transport)
         except _NETWORK as error:
-            transport.close()
+            _shut(transport)
             raise HostUnfit(f"{self._target} does not speak ssh as it should: {_words(error)}") from error
         except BaseException:
-            transport.close()
+            _shut(transport)
             raise
         return transport
 
@@ -259,6 +269,11 @@ class _Link:
     def close(self) -> None:
         with suppress(*_NETWORK):
             self._session.close()
+
+
+def _shut(transport: paramiko.Transport) -> None:
+    with suppress(*_NETWORK):  # of a jump host that is gone already
+        transport.close()
 
 
 def _words(error: BaseException) -> str:
