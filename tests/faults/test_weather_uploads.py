@@ -47,7 +47,7 @@ def _oss(server: OssServer, read_timeout: timedelta) -> Iterator[Place]:
     }
     with proxy_to(server.port) as proxy:
         yield Place(
-            server.store(**settings, endpoint=proxy.url, read_timeout=read_timeout),
+            server.store(**settings, endpoint=proxy.url, connect_timeout=read_timeout, read_timeout=read_timeout),
             server.store(**settings),
             proxy,
             random.Random("oss").randbytes(3 * OSS_PART + 4321),
@@ -115,8 +115,11 @@ def test_upload_in_bad_weather_ends_complete_or_with_a_clear_error_and_nothing_t
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_upload_through_silence_ends_complete(kind: str, request: pytest.FixtureRequest) -> None:
+def test_upload_through_silence_ends_complete(
+    kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Stalls, and requests that arrive when nobody waits for them any more; several at a time, as each takes long."""
+    monkeypatch.setattr("drtool.stores.s3._CONNECT_TIMEOUT", SHORT)  # which is that of sending, too
     with contextlib.ExitStack() as opened:
         places = [opened.enter_context(_place(kind, request, SHORT)) for _ in range(6)]
         cases = [*weather.stalls(places[0])]

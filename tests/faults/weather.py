@@ -23,6 +23,10 @@ from tests.proxy import Fault, Proxy, What
 FOR_EVER = 1000
 OLD = b"old" * 1000
 
+CUTS: tuple[What, ...] = ("cut answer", "end answer", "cut request", "end request")
+HARM: tuple[What, ...] = ("cut request", "end request", "damage request")
+SILENCE: tuple[What, ...] = ("stall request", "stall answer", "late request")
+
 End = Literal["well", "transient", "denied", "any"]
 
 
@@ -225,8 +229,8 @@ def _of_completion() -> Iterator[Case]:
         for only_if_absent in (False, True):
             fault = Fault(what, call=call, left=FOR_EVER)
             yield Case(f"completion: {what} always lost", (fault,), only_if_absent=only_if_absent)
-    for after, what in itertools.product((1, 30, 90), ("cut answer", "end answer", "cut request", "end request")):
-        yield Case(f"completion: {what} after {after}", (Fault(what, after=after, call=call),))  # type: ignore[arg-type]
+    for after, what in itertools.product((1, 30, 90), CUTS):
+        yield Case(f"completion: {what} after {after}", (Fault(what, after=after, call=call),))
     for left in (1, 3, 5):
         error = dataclasses.replace(answer(200, "InternalError"), call=call, left=left)
         yield Case(f"completion: {left} times 200 with an error in it", (error,))
@@ -246,8 +250,8 @@ def _of_small_objects(place: Place) -> Iterator[Case]:
         for fault in _once():
             aimed = dataclasses.replace(fault, call=call)
             yield Case(f"small: {_name(fault)}", (aimed,), small=True, only_if_absent=only_if_absent)
-        for what, after in itertools.product(("cut request", "end request", "damage request"), (0, 1, 2500, 4999)):
-            aimed = Fault(what, after=after, left=2, call=call)  # type: ignore[arg-type]
+        for what, after in itertools.product(HARM, (0, 1, 2500, 4999)):
+            aimed = Fault(what, after=after, left=2, call=call)
             yield Case(f"small: {what} after {after}", (aimed,), small=True, only_if_absent=only_if_absent)
         always = Fault("cut answer", call=call, left=FOR_EVER)
         yield Case("small: answer always lost", (always,), small=True, only_if_absent=only_if_absent)
@@ -255,8 +259,8 @@ def _of_small_objects(place: Place) -> Iterator[Case]:
         yield Case("small: always damaged", (damaged,), "transient", small=True, only_if_absent=only_if_absent)
         for left, lie in itertools.product((1, FOR_EVER), (answer(200, "InternalError"), Fault("status", status=200))):
             aimed = dataclasses.replace(lie, call=call, left=left)
-            name, ends = f"small: {left} times a 200 of somebody else", "well" if left == 1 else "transient"
-            yield Case(name, (aimed,), ends, small=True, only_if_absent=only_if_absent)  # type: ignore[arg-type]
+            name, ends = f"small: {left} times a 200 of somebody else", _end_of(left)
+            yield Case(name, (aimed,), ends, small=True, only_if_absent=only_if_absent)
         refused = Fault("status", call=call, left=FOR_EVER)
         yield Case("small: busy for ever", (refused,), "transient", small=True, only_if_absent=only_if_absent)
         for status, code in (place.errors.expired, place.errors.skewed):
@@ -279,6 +283,10 @@ def _of_dying_producers(place: Place) -> Iterator[Case]:
     yield Case("part cut and the producer dies", (part,), dies=True)
 
 
+def _end_of(times: int) -> End:
+    return "transient" if times == FOR_EVER else "well"
+
+
 def _name(fault: Fault) -> str:
     said = f" {fault.status}" if fault.what == "status" else ""
     return f"{fault.left} times {fault.what}{said} {fault.headers or ''}"
@@ -296,12 +304,11 @@ def stalls(place: Place) -> Iterator[Case]:
         yield Case(f"{call}: arrives late", (Fault("late request", call=call),), may_leave=lost)
     for number, size in enumerate(place.parts, 1):
         match = b"partNumber=%d" % number
-        for what, after in (("stall request", 0), ("stall request", size // 9), ("stall answer", 0)):
-            fault = Fault(what, match, after, call="UploadPart")  # type: ignore[arg-type]
-            yield Case(f"part {number}: {what} after {after}", (fault,))
-        yield Case(f"part {number}: arrives late", (Fault("late request", match, call="UploadPart"),))
-    for what in ("stall request", "stall answer", "late request"):
-        yield Case(f"small: {what}", (Fault(what, call="PutObject"),), small=True)  # type: ignore[arg-type]
+        for what in SILENCE:
+            yield Case(f"part {number}: {what}", (Fault(what, match, call="UploadPart"),))
+        yield Case(f"part {number}: stalls", (Fault("stall request", match, size // 9, call="UploadPart"),))
+    for what in SILENCE:
+        yield Case(f"small: {what}", (Fault(what, call="PutObject"),), small=True)
     if len(place.parts) < 3:
         return  # see _of_dying_producers
     yield Case("abort: stalls", (Fault("stall request", call="AbortMultipartUpload"),), dies=True)
