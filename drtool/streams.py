@@ -2,8 +2,7 @@
 
 Everything here is a ``BinaryIO`` to read from: pull data with ``read(n)`` until ``b""``. A producer that dies raises
 from ``read``; an end is never invented. age (https://age-encryption.org/v1) comes from pyrage, whose Rust code
-works outside the GIL in 64 KiB chunks; its ``encrypt_io`` was measured at five times the speed of ``encrypt``. What is
-sealed to an X25519 key is unsealed by ``agefile``, four times faster.
+works outside the GIL in 64 KiB chunks; its ``encrypt_io`` was measured at five times the speed of ``encrypt``.
 
 On their way to a store bytes travel as objects of 64 KiB that nobody copies; only the queues count in MiB. glibc gives
 larger blocks back to the kernel when they are freed, and taking one anew costs a page fault for every 4 KiB.
@@ -19,8 +18,6 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, BinaryIO, cast
 
-from drtool.agefile import LONGEST_HEADER, open_payload, parse_secret
-from drtool.agefile import SealBroken as SealBroken
 from drtool.errors import IdentityMismatch, SealError
 
 CHUNK = 1 << 20
@@ -287,47 +284,13 @@ def unsealed(stored: BinaryIO, identities: Sequence[object]) -> Source:
 
     ``read`` raises IdentityMismatch when none of them fits and SealBroken when the bytes are not what was sealed.
     """
-    return Pulled(_plain_chunks(stored, identities))
-
-
-def _plain_chunks(stored: BinaryIO, identities: Sequence[object]) -> Generator[bytes, None, None]:
-    import pyrage
-
-    head = b""
-    while len(head) < LONGEST_HEADER and (chunk := stored.read(CHUNK)):
-        head += chunk
-    secrets = [parse_secret(str(known)) for known in identities if isinstance(known, pyrage.x25519.Identity)]
-    opened = open_payload(head, secrets)
-    if opened is None:
-        with _unsealed_by_pyrage(_Continued(head, stored), identities) as plain:
-            while chunk := plain.read(CHUNK):
-                yield chunk
-        return
-    payload, sealed_chunk = opened
-    while sealed_chunk:
-        yield payload.feed(sealed_chunk)
-        sealed_chunk = stored.read(CHUNK)
-    yield payload.finish()
-
-
-class _Continued(Source):
-    """A stream that somebody has read the beginning of, from its beginning."""
-
-    def __init__(self, head: bytes, rest: BinaryIO) -> None:
-        self._head, self._rest = io.BytesIO(head), rest
-
-    def read(self, size: int = -1, /) -> bytes:
-        if size is None or size < 0:
-            return self.readall()
-        return self._head.read(size) or self._rest.read(size)
-
-
-def _unsealed_by_pyrage(stored: Source, identities: Sequence[object]) -> Source:
     import pyrage
 
     def transform(source: BinaryIO, sink: Any) -> None:
         try:
             pyrage.decrypt_io(source, sink, list(identities))
+            while source.read(CHUNK):
+                pass  # whatever follows the sealed bytes counts in their size
         except (pyrage.DecryptError, OSError) as problem:
             if "No matching keys" in str(problem):  # pyrage 1.2-1.4 knows no class for it
                 raise IdentityMismatch(
@@ -336,7 +299,11 @@ def _unsealed_by_pyrage(stored: Source, identities: Sequence[object]) -> Source:
                 ) from problem
             raise SealBroken(str(problem)) from problem
 
-    return _Transformed(cast(BinaryIO, stored), transform)
+    return _Transformed(stored, transform)
+
+
+class SealBroken(ValueError):
+    """Sealed bytes are cut short or altered. Internal: whoever knows which volume it was says so to the user."""
 
 
 def parse_recipients(texts: Iterable[str]) -> list[object]:
