@@ -69,12 +69,13 @@ class TableSink:
 
     def take(self, rows: Sequence[bytes], /) -> None:
         before, self._rows = self._rows, self._rows + len(rows)
+        rows = self._thinned(rows, before)
         if before < _FIRST_ROWS:
             self._look_at(islice(rows, _FIRST_ROWS - before))
         elif self._unknown:
             self._look_at(row for row in rows if _MARK in row)
         if self.gatherings:
-            for row in self._thinned(rows, before):
+            for row in rows:
                 fields = row.split(b"\t", self._splits)
                 for gathering in self.gatherings:
                     gathering.take(fields)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 _ASSIGNMENT = re.compile(r"""[ \t]*(\w+)\[[ \t]*(?:'(\w+)'|"(\w+)"|:(\w+))[ \t]*\][ \t]*=(?![=~>])\s*""")
 _STRING = re.compile(r"""'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)\"""", re.DOTALL)
+_NIL = re.compile(r"nil\b")
 _REST = re.compile(r"[ \t]*(#.*)?;?[ \t]*$")
 _HEREDOC = re.compile(r"<<[-~]?(['\"`]?)([A-Z_]\w*)\1")
 _END_OF_COMMENT = re.compile(r"^=end\b.*$", re.MULTILINE)
@@ -28,7 +29,7 @@ _HARD_ESCAPES = frozenset("ux123456789cCMab\nfv")
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """``section['name'] = …``; ``values`` is None if the value is computed. A string is a list of one."""
+    """``section['name'] = …``; ``values`` is None if the value is computed, empty for nil, one for a string."""
 
     section: str
     name: str
@@ -82,9 +83,11 @@ def _after(pattern: re.Pattern[str], text: str, at: int, *, otherwise: int) -> i
 
 
 def _literal(text: str, at: int) -> tuple[tuple[str, ...] | None, int]:
-    """Read one string or an array of strings up to the end of its line; None if there is anything else."""
+    """Read one string, an array of strings, or nil, up to the end of its line; None if there is anything else."""
     values: tuple[str, ...] | None
-    if text.startswith("[", at):
+    if nil := _NIL.match(text, at):
+        values, at = (), nil.end()
+    elif text.startswith("[", at):
         values, at = _array(text, at + 1)
     else:
         value, at = _string(text, at)

@@ -161,7 +161,7 @@ def _read_ruby(text: bytes) -> Iterable[_Source]:
         if found.values is None:
             into.unreadable[key] = f"{_COMPUTED} (line {found.line})"
         else:
-            into.take(key, list(found.values))
+            into.take(key, [text for text in found.values if text])
     return [source, former]
 
 
