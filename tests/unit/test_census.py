@@ -154,7 +154,11 @@ def _taken(tables: Mapping[str, str], *, version: str = "9.5.0") -> Census:
     text = "--\n-- PostgreSQL database dump\n--\n\n"
     for name, content in tables.items():
         columns, *rows = content.splitlines()
-        text += f"COPY public.{name} ({columns}) FROM stdin;\n" + "".join(f"{row}\n" for row in rows) + "\\.\n\n"
+        text += (
+            f"COPY {name if '.' in name else f'public.{name}'} ({columns}) FROM stdin;\n"
+            + "".join(f"{row}\n" for row in rows)
+            + "\\.\n\n"
+        )
     text += "--\n-- PostgreSQL database dump complete\n--\n\n"
     rows_seen = CensusRows()
     dump = DumpCheck("x", (rows_seen,))
@@ -185,6 +189,18 @@ def test_a_project_of_gitlab_10_lies_where_its_id_says() -> None:
     found = _taken({**OLD, "projects": f"{columns}\n1\told\t3\t10\tfast\t2"})
     assert found.projects[0].repository == ALPHA.replace("default/", "fast/")
     assert found.projects[0].visibility == "internal"
+
+
+def test_only_projects_own_routes_and_places_count() -> None:
+    found = _taken({
+        **OLD,
+        "routes": "source_type, source_id, path\nProject\t7\tgrp/sub/renamed\nNamespace\t7\telse",
+        "project_repositories": "project_id, shard_name, disk_path\n7\t\\N\tx",
+        "x.projects": "id, path\n8\tnone",
+    })  # fmt: skip
+    assert [(project.path, project.repository) for project in found.projects] == [
+        ("grp/sub/renamed", "default/grp/sub/renamed.git")
+    ]
 
 
 def test_the_newest_activity_is_found_among_nulls_and_zones_and_never_lies_in_the_future() -> None:

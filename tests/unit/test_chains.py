@@ -144,6 +144,11 @@ def test_a_manifest_that_says_too_little_is_a_problem(old: str, new: str, compla
     assert complaint in problem
 
 
+def test_what_lies_elsewhere_is_no_repository() -> None:
+    for name in ("uploads/a.bundle", "b.refs", "x/manifests/default/a.git/B.toml"):
+        assert RepositoriesCheck().watch(Member(name, 0, 5, "file")) is None
+
+
 def test_a_repository_that_did_not_exist_has_a_manifest_and_nothing_else() -> None:
     text = b"empty = false\nnon_existent = true\nobject_format = ''\nhead_reference = ''\n"
     found = _check({f"manifests/default/{HASHED}.git/B.toml": text}, with_manifests=True)

@@ -102,6 +102,23 @@ def test_a_changed_byte_in_any_header_is_damaged() -> None:
             _count(bytes(changed))
 
 
+def _header(flag: bytes = b"0", size: bytes = b"00000000000\0") -> bytes:
+    """One header whose checksum is right, whatever else it says."""
+    block = bytearray(tarfile.TarInfo("x").tobuf(format=tarfile.GNU_FORMAT)[:512])
+    block[156:157], block[124:136], block[148:156] = flag, size, b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+def test_a_header_that_says_nonsense_is_damaged() -> None:
+    end = bytes(1024)
+    assert _count(_header() + end) == (1, 0)
+    with pytest.raises(SetDamaged, match="a header has no size"):
+        _count(_header(size=b"0000000000x\0") + end)
+    with pytest.raises(SetDamaged, match="a pax header of 8589934591 bytes"):
+        _count(_header(flag=b"x", size=b"77777777777\0") + end)
+
+
 def test_anything_but_zeros_after_the_end_is_damaged() -> None:
     content = _archive(tarfile.GNU_FORMAT)
     with pytest.raises(SetDamaged, match="after its end mark"):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from drtool.errors import SetDamaged
-from drtool.gitlab.repositories import NO_REFS, BundleCheck, RefsCheck, RefSet, agree
+from drtool.gitlab.repositories import NO_REFS, BundleCheck, Kept, RefsCheck, RefSet, agree
 from tests.sandboxes import OBSERVED_ARCHIVE
 
 
@@ -103,6 +103,42 @@ def test_pack_changed_anywhere_is_damaged(bundle: bytes) -> None:
 def test_what_is_no_bundle_is_damaged(content: bytes) -> None:
     with pytest.raises(SetDamaged):
         _judge(content)
+
+
+def _whole(header: bytes, pack: bytes = b"PACK and objects") -> bytes:
+    return header + b"\n" + pack + hashlib.sha1(pack).digest()
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (_whole(b"# v4 git bundle\n"), "is no bundle"),
+        (_whole(b"# v3 git bundle\n@filter=blob:none\n"), "is a partial bundle"),
+        (_whole(b"# v2 git bundle\n", b"JUNK"), "holds no pack"),
+        (b"# v2 git bundle\n" + b"1" * 40 + b" refs/heads/main\n", "is cut off inside its header"),
+        (b"# v2 git bundle\n" + b"1" * 40 + b" refs/heads/main\n\n", "holds no pack"),
+    ],
+)
+def test_bundle_is_refused_for_what_is_wrong_with_it_alone(content: bytes, complaint: str) -> None:
+    _judge(_whole(b"# v2 git bundle\n"))
+    for chunk in (1, 1 << 20):
+        with pytest.raises(SetDamaged, match=rf"x\.bundle {complaint}"):
+            _judge(content, chunk=chunk)
+
+
+def test_what_is_no_bundle_is_not_kept_in_memory() -> None:
+    for beginning in (b"x" * 100, b"# v2 git bundle\n"):
+        check = BundleCheck("x.bundle")
+        check.write(memoryview(beginning[:16]))
+        with pytest.raises(SetDamaged, match="is no bundle"):
+            check.write(memoryview(b"x" * (100 << 10)))
+
+
+def test_small_member_that_is_not_small_is_damaged() -> None:
+    kept = Kept("x.toml", longest=10)
+    kept.write(memoryview(b"x" * 10))
+    with pytest.raises(SetDamaged, match=r"x\.toml is longer than 10 bytes"):
+        kept.write(memoryview(b"x"))
 
 
 def test_refs_are_what_git_lists_in_whatever_order_they_come(tmp_path: Path) -> None:
