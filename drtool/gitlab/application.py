@@ -1,4 +1,4 @@
-"""Is the application archive a complete backup, and what is in it? One pass over its bytes on their way to the store."""
+"""Is the application archive a complete backup, and what is in it? One pass over its bytes, while they are sent."""
 
 from __future__ import annotations
 
