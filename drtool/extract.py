@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import shutil
 import tempfile
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -23,6 +23,7 @@ from drtool.core.model import Archive, IndexedMember
 from drtool.engine import Clock, copy_scanned, phase
 from drtool.errors import CommandFailed, ConfigError, DrtoolError, MemberMissing, SetDamaged
 from drtool.events import Emit, Progress
+from drtool.gitlab.manifests import Chain, Key, read_manifest
 from drtool.hosts import Runner
 from drtool.installs.omnibus import Omnibus
 from drtool.streams import CHUNK
@@ -30,6 +31,8 @@ from drtool.streams import CHUNK
 APPLICATION = "application"
 DATABASE = "db/database.sql.gz"
 Part = Literal["wiki", "design"]
+_TOP = "repositories/"
+_EMPTY_BUNDLE = 17  # bytes of a header alone: Gitaly 16.11 leaves that where an increment has nothing to add
 _SMALL = 16 << 20  # of a manifest or a list of refs: 100,000 refs are some 10 MB
 
 
@@ -102,13 +105,14 @@ def extract_repository(repository: Repository, to: Path, place: Place) -> Extrac
     """
     members = _Members(APPLICATION, place)
     with _phase(f"Extracting {repository.relative_path}", place), ExitStack() as stack:
-        steps = members.steps(repository)
+        chain = members.chain(repository)
+        bundles = members.bundles(chain)
         file = stack.enter_context(new_file(to))
-        if len(steps.bundles) == 1:
-            members.write({steps.bundles[0]: file})
+        if len(chain.stems) == 1:
+            members.write({bundles[0]: file})
         else:
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="drtool-", dir=to.parent)))
-            _join(steps, members, scratch, place)
+            _join(chain, bundles, members, scratch, place)
             with (scratch / "joined.bundle").open("rb") as joined:
                 shutil.copyfileobj(joined, file, CHUNK)
     return _extracted(to, members, place)
@@ -132,16 +136,6 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
 
 
 # -- members ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Steps:
-    """What a repository's manifest names: its bundles, oldest first, and the refs and HEAD that they end with."""
-
-    bundles: tuple[str, ...]
-    refs: str
-    head: str
-    object_format: str
 
 
 class _Members:
@@ -174,24 +168,39 @@ class _Members:
             file.seek(0)
             return file.read()
 
-    def steps(self, repository: Repository) -> _Steps:
-        """Read a repository's manifest of this very backup. Raises MemberMissing, SetDamaged."""
+    def chain(self, repository: Repository) -> Chain:
+        """Say which steps a repository's backup has, in any of the three layouts. Raises MemberMissing, SetDamaged."""
+        key = Key(repository.storage, repository.relative_path)
         backup_id = self._place.backup_set.manifest.gitlab.backup_id
-        name = f"repositories/manifests/{repository.storage}/{repository.relative_path}/{backup_id}.toml"
+        manifest = f"{_TOP}manifests/{key}/{backup_id}.toml"
+        stem = repository.relative_path.removesuffix(".git")
+        if manifest not in self._known and f"{_TOP}{stem}/LATEST" in self._known:
+            return Chain(key, self._pointed(stem))
+        if manifest not in self._known and f"{_TOP}{stem}.bundle" in self._known:
+            return Chain(key, (stem,))
         try:
-            fields = tomllib.loads(self.read(name).decode())
-            steps = [(step.get("bundle_path", ""), step["ref_path"]) for step in fields["steps"]]
-            bundles = tuple(f"repositories/{bundle}" for bundle, _ in steps if f"repositories/{bundle}" in self._known)
-            head, kind = fields.get("head_reference", ""), fields.get("object_format") or "sha1"
-            found = _Steps(bundles, f"repositories/{steps[-1][1]}", head, kind)
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as problem:
-            raise SetDamaged(f"{name} is no manifest of a repository: {problem!r}") from problem
-        if not bundles:
+            return read_manifest(key, self.read(manifest))
+        except SetDamaged as problem:
+            raise SetDamaged(f"{repository.relative_path}: {problem}") from problem
+
+    def bundles(self, chain: Chain) -> list[str]:
+        """Name the bundles of a chain's steps, oldest first; a step without one had nothing to add."""
+        names = [f"{_TOP}{stem}.bundle" for stem in chain.stems]
+        found = [name for name in names if name in self._known and self._known[name].size > _EMPTY_BUNDLE]
+        if not found:
             raise MemberMissing(
-                f"{repository.relative_path} was empty when the backup was taken",
+                f"{chain.key.path} was empty when the backup was taken",
                 hint="There is nothing to clone; an earlier set may hold more: `drtool list`.",
             )
         return found
+
+    def _pointed(self, stem: str) -> tuple[str, ...]:
+        """Follow the pointers of GitLab 15 and 16: R/LATEST names a backup, R/B/LATEST its last step."""
+        folder = f"{stem}/{self.read(f'{_TOP}{stem}/LATEST').decode('utf-8', 'replace').strip()}"
+        last = self.read(f"{_TOP}{folder}/LATEST").decode("utf-8", "replace").strip()
+        if not re.fullmatch(r"\d{3,6}", last):
+            raise SetDamaged(f"{folder}/LATEST names no step: {last[:40]!r}")
+        return tuple(f"{folder}/{number:03d}" for number in range(1, int(last) + 1))
 
     def _find(self, name: str) -> IndexedMember:
         if name not in self._known:
@@ -218,30 +227,38 @@ class _Members:
 # -- a project's parts joined ----------------------------------------------------------------------------------------
 
 
-def _join(steps: _Steps, members: _Members, scratch: Path, place: Place) -> None:
+def _join(chain: Chain, bundles: Sequence[str], members: _Members, scratch: Path, place: Place) -> None:
     """Make one bundle of a full backup's bundle and its increments, in ``scratch``/joined.bundle, by git itself."""
     repository, joined = scratch / "repository.git", scratch / "joined.bundle"
-    _git(place, "init", "--quiet", "--bare", f"--object-format={steps.object_format}", str(repository))
-    for number, name in enumerate(steps.bundles):
+    kind = chain.object_format or "sha1"
+    _git(place, "init", "--quiet", "--bare", f"--object-format={kind}", str(repository))
+    for number, name in enumerate(bundles):
         bundle = scratch / f"{number}.bundle"
         with bundle.open("wb") as file:
             members.write({name: file})
         _git(place, "-C", str(repository), "fetch", "--quiet", str(bundle), "+refs/*:refs/*")
         bundle.unlink()
-    refs = _refs(members.read(steps.refs).decode())
-    present = _refs(_git(place, "-C", str(repository), "for-each-ref", "--format=%(objectname) %(refname)").decode())
+    head, refs = _refs(members.read(f"{_TOP}{chain.stems[-1]}.refs").decode())
+    present = _refs(_git(place, "-C", str(repository), "for-each-ref", "--format=%(objectname) %(refname)").decode())[1]
     gone = "".join(f"delete {name}\n" for name in present if name not in refs)
     # A branch that was set back, or deleted, between two backups is not in the increment's bundle.
     moved = "".join(f"update {name} {target}\n" for name, target in refs.items())
     _git(place, "-C", str(repository), "update-ref", "--stdin", stdin=(gone + moved).encode())
-    _git(place, "-C", str(repository), "symbolic-ref", "HEAD", steps.head)
+    _git(place, "-C", str(repository), "symbolic-ref", "HEAD", chain.head or _branch_of(head, refs))
     _git(place, "-C", str(repository), "bundle", "create", "--quiet", str(joined), "--all")
 
 
-def _refs(text: str) -> dict[str, str]:
-    """Read lines of ``<oid> <name>``; HEAD, which Gitaly lists first, is told by the manifest."""
-    pairs = (line.split(" ", 1) for line in text.splitlines() if line)
-    return {name: target for target, name in pairs if name != "HEAD"}
+def _branch_of(head: str, refs: Mapping[str, str]) -> str:
+    """Guess what HEAD pointed to where only its commit is known: layouts before the manifests do not say."""
+    there = [name for name, target in refs.items() if target == head and name.startswith("refs/heads/")]
+    usual = [name for name in ("refs/heads/main", "refs/heads/master") if name in there]
+    return (usual or there or ["refs/heads/main"])[0]
+
+
+def _refs(text: str) -> tuple[str, dict[str, str]]:
+    """Read lines of ``<oid> <name>``: HEAD's commit, and all others."""
+    named = {name: target for target, name in (line.split(" ", 1) for line in text.splitlines() if line)}
+    return named.pop("HEAD", ""), named
 
 
 def _git(place: Place, *arguments: str, stdin: bytes = b"") -> bytes:

@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
-from drtool.core.model import Finding
 from drtool.errors import FormatTooNew, SetDamaged
 
 if TYPE_CHECKING:
@@ -19,7 +18,6 @@ CENSUS_FORMAT: Final = 1
 """A reader refuses a greater number: it cannot know what it would overlook."""
 
 _SHOWN_PER_KIND: Final = 20
-_SHOWN_TABLES: Final = 3
 # Tables that work fills and nothing empties: not those of sessions, queues and logs.
 LASTING_TABLES: Final = ("ci_builds", "issues", "keys", "merge_requests", "notes", "p_ci_builds", "projects", "users")
 
@@ -137,31 +135,6 @@ def compare(first: Census, second: Census, *, shown: int = _SHOWN_PER_KIND) -> t
     return tuple(found)
 
 
-def judge_against_previous(census: Census, previous: Census) -> tuple[Finding, ...]:
-    """Say what is empty here that was not in the set before. No finding names a project."""
-    found: list[Finding] = []
-    if previous.instance_id and census.instance_id != previous.instance_id:
-        found.append(Finding("another-instance", "the database is of another instance than that of the set before"))
-    for name, before in sorted(previous.components.items()):
-        now = census.components.get(name, Files(0, 0))
-        if before.count and not now.count:
-            found.append(Finding("component-emptied", f"{name} holds no file; in the set before it held {before}"))
-    emptied = [name for name in LASTING_TABLES if _rows(previous, name) and not _rows(census, name)]
-    if emptied:
-        found.append(Finding("tables-emptied", f"tables lost all their rows: {_few(emptied)}", len(emptied)))
-    lost = [
-        name
-        for name, before_it in previous.repositories.items()
-        if before_it.refs and name in census.repositories and not census.repositories[name].refs
-    ]
-    if lost:
-        found.append(Finding("repositories-emptied", f"{len(lost)} repositories lost all their refs", len(lost)))
-    if previous.repositories and not census.repositories:
-        count = len(previous.repositories)
-        found.append(Finding("no-repositories", f"it holds no repository; the set before held {count}", count))
-    return tuple(found)
-
-
 def render_census(census: Census) -> bytes:
     """Write a census as JSON: the same bytes for the same census."""
     return (json.dumps(asdict(census), indent=1, sort_keys=True, default=_text_of_time) + "\n").encode()
@@ -208,16 +181,6 @@ def _differences(kind: str, first: Mapping[str, object], second: Mapping[str, ob
             yield Difference(kind, name, "is new")
         elif first[name] != second[name]:
             yield Difference(kind, name, f"differs: {first[name]}; then {second[name]}")
-
-
-def _rows(census: Census, table: str) -> int:
-    """Rows of a table, in whichever database it is."""
-    return sum(rows for name, rows in census.tables.items() if name.rpartition(":")[2] == f"public.{table}")
-
-
-def _few(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN_TABLES} more" if len(names) > _SHOWN_TABLES else ""
-    return ", ".join(names[:_SHOWN_TABLES]) + more
 
 
 @cache

@@ -86,7 +86,7 @@ def committed(source: Source, *, incremental: bool = False, **changed: bytes) ->
         "uploads.tar.gz": UPLOADS,
     }
     if incremental:
-        files[f"repositories/{FRONT}/002.bundle"] = source.increment
+        files[f"repositories/{FRONT}/002.bundle"] = changed.get("increment", source.increment)
         files[f"repositories/{FRONT}/002.refs"] = source.refs
     numbers = ("001", "002") if incremental else ("001",)
     name = f"repositories/manifests/{PROJECT.storage}/{PROJECT.relative_path}/{sets.SET_ID}.toml"
@@ -182,13 +182,35 @@ def test_repository_that_is_not_in_the_set_is_named(tmp_path: Path, source: Sour
 
 @pytest.mark.parametrize("text", [b"", b"steps = 3", b"[[steps]]\nbundle_path = ''\n", b"not toml", b"\xff\xfe"])
 def test_manifest_that_says_nothing_is_damage(tmp_path: Path, source: Source, text: bytes) -> None:
-    with pytest.raises(SetDamaged, match="manifest of a repository"):
+    with pytest.raises(SetDamaged, match=r"aabb\.git: its manifest"):
         extract_repository(PROJECT, tmp_path / "x.bundle", place(committed(source, manifest=text)))
 
 
-def test_increment_whose_bundle_lacks_what_its_refs_name_is_damage(tmp_path: Path, source: Source) -> None:
-    """Only the full step's bundle arrived: the newest commit is nowhere."""
-    steps = manifest("001", "002").replace(b"002.bundle", b"001.bundle")
+def test_increment_whose_bundle_is_gone_is_damage(tmp_path: Path, source: Source) -> None:
+    """Only the full step's bundle is there: the newest commit is nowhere."""
+    found = committed(source, incremental=True, increment=b"# v2 git bundle\n\n")
     with pytest.raises(SetDamaged, match="cannot be put together"):
-        extract_repository(PROJECT, tmp_path / "x.bundle", place(committed(source, incremental=True, manifest=steps)))
+        extract_repository(PROJECT, tmp_path / "x.bundle", place(found))
     assert list(tmp_path.iterdir()) == []
+
+
+def older(source: Source, layout: str) -> sets.Committed:
+    """A set as GitLab before 16.10 wrote them: pointers, with an increment or without, or one file per repository."""
+    stem = f"repositories/{PROJECT.relative_path.removesuffix('.git')}"
+    if layout == "legacy":
+        files = {f"{stem}.bundle": source.full}
+    else:
+        steps = {"001": (source.full, source.full_refs), "002": (source.increment, source.refs)}
+        last = "002" if layout == "increment" else "001"
+        files = {f"{stem}/LATEST": b"B", f"{stem}/B/LATEST": last.encode()}
+        for number in ("001", "002")[: int(last)]:
+            files[f"{stem}/B/{number}.bundle"], files[f"{stem}/B/{number}.refs"] = steps[number]
+    archives = {"application": sets.tar_of(files), "config": sets.config()}
+    return sets.commit(MemoryStore(), archives=archives, volume_size=8 << 10)
+
+
+@pytest.mark.parametrize("layout", ["legacy", "pointer", "increment"])
+def test_project_of_an_older_gitlab_clones_too(tmp_path: Path, source: Source, layout: str) -> None:
+    extract_repository(PROJECT, tmp_path / "x.bundle", place(older(source, layout)))
+    git("clone", "--quiet", "--mirror", tmp_path / "x.bundle", tmp_path / "clone")
+    assert listed(tmp_path / "clone") == (source.refs if layout == "increment" else source.full_refs)

@@ -14,7 +14,6 @@ from drtool.core.census import (
     Files,
     Repository,
     compare,
-    judge_against_previous,
     parse_census,
     render_census,
 )
@@ -117,36 +116,6 @@ def test_differences_are_bounded_and_the_rest_is_counted(census: Census) -> None
     assert [difference.name for difference in found[:3]] == sorted(census.tables)[:3]
     assert str(found[3]) == f"table differences: {len(census.tables) - 3} more"
     assert len(compare(census, second, shown=len(census.tables))) == len(census.tables)
-
-
-def test_a_set_like_the_one_before_has_no_finding(census: Census) -> None:
-    assert judge_against_previous(census, census) == ()
-    grown = replace(census, components={**census.components, "pages": Files(1, 1)}, users=121)
-    assert judge_against_previous(grown, census) == ()
-
-
-def test_what_was_emptied_since_the_set_before_is_found_and_no_project_named(census: Census) -> None:
-    emptied = replace(
-        census,
-        instance_id="",
-        components={**census.components, "lfs": Files(0, 0)},
-        tables={**census.tables, "public.issues": 0, "public.keys": 0},
-        repositories={**census.repositories, ALPHA: Repository(0, "")},
-    )
-    found = judge_against_previous(emptied, census)
-    assert [(finding.code, finding.count) for finding in found] == [
-        ("another-instance", 1),
-        ("component-emptied", 1),
-        ("tables-emptied", 2),
-        ("repositories-emptied", 1),
-    ]
-    assert found[1].message == "lfs holds no file; in the set before it held 2 files, 4002 bytes"
-    assert not any("alpha" in finding.message or "6b86" in finding.message for finding in found)
-    without = replace(census, components={}, repositories={})
-    assert [finding.code for finding in judge_against_previous(without, census)] == [
-        *["component-emptied"] * 4,
-        "no-repositories",
-    ]
 
 
 def _taken(tables: Mapping[str, str], *, version: str = "9.5.0") -> Census:
