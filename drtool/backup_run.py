@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from drtool import __version__
-from drtool.catalog import Catalog
+from drtool.catalog import BackupSet, Catalog
 from drtool.core.census import Census
 from drtool.core.command import Command
 from drtool.core.model import (
@@ -32,7 +32,15 @@ from drtool.core.model import (
 )
 from drtool.core.versions import package_for
 from drtool.engine import Clock, await_tasks, phase, try_and_collect, unless_locked_out
-from drtool.errors import CommandFailed, FormatTooNew, SealError, SetDamaged, SetMissing, SignatureInvalid
+from drtool.errors import (
+    CommandFailed,
+    FormatTooNew,
+    SealError,
+    SetDamaged,
+    SetMissing,
+    SignatureInvalid,
+    StoreError,
+)
 from drtool.events import Emit, Noticed
 from drtool.gitlab.application import ApplicationJudge, Judgement, few
 from drtool.gitlab.archive import INFORMATION, TarScanner, order_members
@@ -132,6 +140,7 @@ class Run:
         with self._phase("commit", "Signing and committing the set"):
             found = self._weigh(judge.judgement, secrets, fit.finish())
             manifest = self._manifest((application, config), judge, found)
+            self._refuse_lost(manifest)
             self.place.catalog.commit(manifest, self.place.signer)
             self.journal.append("committed")
         with self._phase("clean", "Removing the staged files"):
@@ -228,6 +237,12 @@ class Run:
         except (SetDamaged, SetMissing, SignatureInvalid, FormatTooNew) as problem:
             self.place.emit(Noticed("set-before", f"This set is compared with none before it: {problem}", problem.hint))
             return None
+
+    def _refuse_lost(self, manifest: Manifest) -> None:
+        """Raise StoreError unless the store shows every volume at its size: that it said yes to each proves little."""
+        looked = BackupSet(self.place.catalog, manifest).look_at_volumes()
+        if lost := [str(problem) for problem in looked if problem]:
+            raise StoreError(few(lost), hint="The store lost what it had taken. Look at it, then run this again.")
 
     def _refuse_red(self, manifest: Manifest) -> None:
         if manifest.verdict == "red":

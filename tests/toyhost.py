@@ -28,6 +28,7 @@ from drtool.signing import Signer, Verifier, make_key
 from drtool.stores import Store
 from drtool.streams import CHUNK, generate_identity, parse_identities
 from drtool.verify import verify
+from tests import sealed
 
 VERSION = "18.9.1-ee"
 REPOSITORIES = ("@hashed/6b/86/6b86b273.git", "@hashed/d4/73/d4735e3a.git")
@@ -46,8 +47,9 @@ COPY public.namespaces (id, path, parent_id, type) FROM stdin;
 1	root	\\N	User
 2	group	\\N	Group
 \\.
-COPY public.projects (id, path, namespace_id, visibility_level, archived, created_at) FROM stdin;
-1	toy	2	0	f	2026-01-12 12:00:00
+COPY public.projects (id, path, namespace_id, visibility_level, archived, created_at, \
+runners_token_encrypted) FROM stdin;
+1	toy	2	0	f	2026-01-12 12:00:00	{token}
 \\.
 COPY public.project_repositories (project_id, shard_name, disk_path) FROM stdin;
 1	default	@hashed/6b/86/6b86b273
@@ -294,7 +296,8 @@ class ToyHost:
     def _can_members(self) -> None:
         canned = self.root / "canned"
         (canned / "db").mkdir(parents=True)
-        sql = b"-- PostgreSQL database dump\n\n" + _ROWS
+        (token,) = sealed.seal("H", {"db_key_base": SECRET})
+        sql = b"-- PostgreSQL database dump\n\n" + _ROWS.replace(b"{token}", str(token).encode())
         end = b"-- PostgreSQL database dump complete\n--\n\n"
         (canned / "db/database.sql.gz").write_bytes(gzip.compress(sql + b"--\n" + end, mtime=0))
         for number, path in enumerate(REPOSITORIES):

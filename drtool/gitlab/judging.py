@@ -53,7 +53,7 @@ def judge_create(
     problems = report.problems()
     if report.backup_id not in (None, backup_id):
         problems.append(f"GitLab named the backup {report.backup_id}, not {backup_id}")
-    if failure and not problems:
+    if failure and (failure.stderr or not problems):  # pg_dump's own words: which table, which version
         problems.append(str(failure))
     done = {name for name, state in report.components.items() if state == "done"}
     repositories = frozenset(repository.key for repository in report.repositories.completed)
