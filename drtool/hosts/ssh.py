@@ -1,4 +1,13 @@
-"""Run commands on another machine over ssh, by paramiko."""
+"""Run commands on another machine over ssh, by paramiko: all of them over one connection, each on a tether.
+
+Bulk goes the same way. ``python -m benchmarks.ssh`` moves 1 GiB over loopback beside ``ssh host cat``; with aes128-gcm on
+a machine of two cores that did other work as well (medians of 6, paramiko 5.1, OpenSSH 9.2): down 419 MB/s, 1.15 times
+what OpenSSH moved; up 300 MB/s, 0.73 times, of which the tether takes the most: its dd runs on the same two cores there,
+and on the server's own elsewhere. Three things matter: the cipher (paramiko prefers aes128-ctr), a window of 16 MiB
+(paramiko's is 2), and never to use ``sendall``. So there is no second channel by the ssh program.
+
+The login shell must be a POSIX one and print nothing; the server needs setsid and dd.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +16,7 @@ import shlex
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -240,22 +249,31 @@ class _Link:
         self._torn = False
 
     def read(self, size: int) -> bytes:
-        data: bytes = self._session.recv(size)
+        data = self._received(self._session.recv, size)
         if not data and not self._session.eof_received:
             self._torn = True  # OpenSSH may tell the status first and send the rest of the output after it
         return data
 
     def read_error(self, size: int) -> bytes:
-        data: bytes = self._session.recv_stderr(size)
-        return data
+        return self._received(self._session.recv_stderr, size)
 
     def write(self, data: ReadableBuffer) -> None:
         view = memoryview(data)
         while view:
-            sent = self._session.send(bytes(view[:_PIECE]))
+            try:
+                sent = self._session.send(bytes(view[:_PIECE]))
+            except _NETWORK as error:
+                raise BrokenPipeError from error
             if not sent:
                 raise BrokenPipeError
             view = view[sent:]
+
+    def _received(self, receive: Callable[[int], bytes], size: int) -> bytes:
+        try:
+            return receive(size)
+        except _NETWORK:  # what is received makes room for more, and that is told to a server that is gone
+            self._torn = True
+            return b""
 
     def wait(self, seconds: float | None) -> int | None:
         if not self._session.status_event.wait(seconds):

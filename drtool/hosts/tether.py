@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 _CHUNK = 1 << 20
 _BLOCK = 64 << 10  # what a pipe holds: dd and the command work at the same time
-_FRAME = 64 * _BLOCK  # one start of dd for each
+_FRAME = 256 * _BLOCK  # one start of dd for each
 _STDERR_KEPT = 64 << 10
 _PATIENCE = 10.0  # seconds for the far end to tell that what we killed is gone
 _DEADLY = (signal.SIGABRT, signal.SIGKILL, signal.SIGPIPE, signal.SIGSEGV, signal.SIGTERM)
@@ -228,7 +228,7 @@ class _Child:
         with suppress(OSError):
             if self._errors.begun():
                 for start in range(0, len(data), _FRAME):
-                    self.send(data[start : start + _FRAME])
+                    self.send([memoryview(data)[start : start + _FRAME]])
                 self.send_end()
 
     def must_begin(self) -> None:
@@ -236,15 +236,20 @@ class _Child:
         if not self._errors.begun():
             self.check()
 
-    def send(self, data: bytes) -> None:
-        """Write a piece of its input. Raises OSError when the far end takes no more."""
-        view = memoryview(data)
-        blocks = len(view) // _BLOCK
+    def send(self, pieces: Sequence[memoryview]) -> None:
+        """Write a part of its input, at most one frame. Raises OSError when the far end takes no more."""
+        blocks, rest = divmod(sum(map(len, pieces)), _BLOCK)
         if blocks:
             self._link.write(b"%d %d\n" % (_BLOCK, blocks))
-            self._link.write(view[: blocks * _BLOCK])
-        if rest := view[blocks * _BLOCK :]:
-            self._link.write(b"%d 1\n%b" % (len(rest), bytes(rest)))
+        tail = b""
+        left = blocks * _BLOCK
+        for piece in pieces:
+            if whole := piece[:left]:
+                self._link.write(whole)
+            tail += piece[left:]
+            left -= len(whole)
+        if rest:
+            self._link.write(b"%d 1\n%b" % (rest, tail))
 
     def send_end(self) -> None:
         self._link.write(b"0 0\n")
@@ -403,7 +408,8 @@ class _Input(io.RawIOBase):
     def __init__(self, child: _Child) -> None:
         super().__init__()
         self._child = child
-        self._waiting = bytearray()
+        self._pieces: list[memoryview] = []
+        self._size = 0
 
     def writable(self) -> bool:
         return True
@@ -411,24 +417,29 @@ class _Input(io.RawIOBase):
     def write(self, data: ReadableBuffer, /) -> int:
         if self.closed:
             raise ValueError("write to a closed stream")
-        view = memoryview(data).cast("B")
-        self._waiting += view
-        while len(self._waiting) >= _FRAME:
-            self._send(self._waiting[:_FRAME])
-            del self._waiting[:_FRAME]
+        view = memoryview(data if isinstance(data, bytes) else bytes(data))  # the caller may change anything else
+        left = view
+        while left:
+            piece = left[: _FRAME - self._size]
+            self._pieces.append(piece)
+            self._size += len(piece)
+            left = left[len(piece) :]
+            if self._size == _FRAME:
+                self._send()
         return len(view)
 
     def finish(self) -> None:
         """Send what waits, and the end of the input. Raises CommandFailed when the command takes no more."""
-        self._send(self._waiting)
+        self._send()
         try:
             self._child.send_end()
         except OSError:
             raise self._child.stopped_reading() from None
 
-    def _send(self, data: bytearray) -> None:
+    def _send(self) -> None:
+        pieces, self._pieces, self._size = self._pieces, [], 0
         try:
-            self._child.send(bytes(data))
+            self._child.send(pieces)
         except OSError:
             raise self._child.stopped_reading() from None
 

@@ -189,7 +189,7 @@ def test_write_to_over_a_cut_connection_never_shows_the_command_an_end(
 ) -> None:
     script = 'echo $$ > "$1/pid"; cat > "$1/data"; touch "$1/complete"'
     with pytest.raises(CommandFailed) as caught, cut_runner.write_to(sh(script, open_folder)) as sink:
-        sink.write(bytes(8 * MIB))
+        sink.write(bytes(20 * MIB))
         assert comes_true(lambda: (open_folder / "data").exists() and (open_folder / "data").stat().st_size > MIB)
         cutter.cut()
         for _ in range(64):
@@ -211,7 +211,7 @@ def test_write_to_out_of_time_kills_what_does_not_read(runner: SshRunner, tmp_pa
 def test_write_to_says_when_a_command_that_went_well_did_not_read_all(runner: SshRunner) -> None:
     script = "head -c 10 > /dev/null; exec <&-; sleep 1"
     with pytest.raises(CommandFailed, match="did not read all of its input"), runner.write_to(sh(script)) as sink:
-        for _ in range(16):
+        for _ in range(40):
             sink.write(bytes(MIB))
 
 
@@ -288,11 +288,12 @@ def test_100_mib_of_input_arrive_unchanged(runner: SshRunner) -> None:
     assert runner.run(Command(("sha256sum",)), stdin=piece * 100).decode().split()[0] == digest
 
 
-@pytest.mark.parametrize("size", [0, 1, 65535, 65536, 65537, 4 * MIB - 1, 4 * MIB, 4 * MIB + 65537])
+@pytest.mark.parametrize("size", [0, 1, 65535, 65536, 65537, 16 * MIB - 1, 16 * MIB, 16 * MIB + 65537])
 def test_input_of_every_size_arrives_whole(runner: SshRunner, tmp_path: Path, size: int) -> None:
     data = os.urandom(size)
     with runner.write_to(sh('cat > "$1"', tmp_path / "data")) as sink:
-        sink.write(data)
+        for start in range(0, size, 100_000):
+            sink.write(data[start : start + 100_000])
     assert (tmp_path / "data").read_bytes() == data
 
 
