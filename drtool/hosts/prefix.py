@@ -64,13 +64,15 @@ class LocalCarrier:
 class _Link:
     """A process here. Standard input is a socket, and reads wait for a second one, so that ``close`` can wake both.
 
-    The descriptors are given back with the object, when nobody can be waiting at them any more.
+    The sockets are given back with the object, when nobody can be waiting at them any more.
     """
 
     def __init__(self, argv: Sequence[str]) -> None:
         self._stdin, theirs = socket.socketpair()
         self._woken, self._wake = socket.socketpair()
         self._closing = threading.Lock()
+        self._reading = threading.Lock()
+        self._reading_error = threading.Lock()
         self._closed = False
         try:
             self._process = Popen(
@@ -90,10 +92,10 @@ class _Link:
             theirs.close()
 
     def read(self, size: int) -> bytes:
-        return self._read(self._process.stdout, size)
+        return self._read(self._process.stdout, self._reading, size)
 
     def read_error(self, size: int) -> bytes:
-        return self._read(self._process.stderr, size)
+        return self._read(self._process.stderr, self._reading_error, size)
 
     def write(self, data: ReadableBuffer) -> None:
         self._stdin.sendall(data)
@@ -117,6 +119,10 @@ class _Link:
             self._wake.close()
             with suppress(OSError):
                 self._stdin.shutdown(socket.SHUT_RDWR)
+            for pipe, busy in ((self._process.stdout, self._reading), (self._process.stderr, self._reading_error)):
+                assert pipe
+                with busy:
+                    pipe.close()  # or a client whose output nobody takes would not end
             self._end()
 
     def _end(self) -> None:
@@ -128,10 +134,13 @@ class _Link:
                 self._process.wait(_CLOSING_SECONDS)
                 break
 
-    def _read(self, pipe: IO[bytes] | None, size: int) -> bytes:
+    def _read(self, pipe: IO[bytes] | None, busy: threading.Lock, size: int) -> bytes:
         assert pipe
-        poll = select.poll()
-        poll.register(pipe, select.POLLIN)
-        poll.register(self._woken, select.POLLIN)
-        woken = self._woken.fileno() in dict(poll.poll())
-        return b"" if woken else os.read(pipe.fileno(), size)
+        with busy:
+            if pipe.closed:
+                return b""
+            poll = select.poll()
+            poll.register(pipe, select.POLLIN)
+            poll.register(self._woken, select.POLLIN)
+            woken = self._woken.fileno() in dict(poll.poll())
+            return b"" if woken else os.read(pipe.fileno(), size)

@@ -1,10 +1,10 @@
 """Run commands on another machine over ssh, by paramiko: all of them over one connection, each on a tether.
 
-Bulk goes the same way. ``python -m benchmarks.ssh`` moves 1 GiB over loopback beside ``ssh host cat``; with aes128-gcm on
-a machine of two cores that did other work as well (medians of 6, paramiko 5.1, OpenSSH 9.2): down 419 MB/s, 1.15 times
-what OpenSSH moved; up 300 MB/s, 0.73 times, of which the tether takes the most: its dd runs on the same two cores there,
-and on the server's own elsewhere. Three things matter: the cipher (paramiko prefers aes128-ctr), a window of 16 MiB
-(paramiko's is 2), and never to use ``sendall``. So there is no second channel by the ssh program.
+Bulk goes the same way. ``python -m benchmarks.ssh`` moves 1 GiB over loopback beside ``ssh host cat``. With aes128-gcm
+on a machine of two cores that did other work as well (medians of 6, paramiko 5.1, OpenSSH 9.2): down 419 MB/s, 1.15
+times what OpenSSH moved; up 300 MB/s, 0.73 times; most of the loss is the dd of the tether on those two cores.
+Three things matter: the cipher (paramiko prefers aes128-ctr), a window of 16 MiB (paramiko's is 2), and never to use
+``sendall``. So there is no second channel by the ssh program.
 
 The login shell must be a POSIX one and print nothing; the server needs setsid and dd.
 """

@@ -282,9 +282,9 @@ class _Child:
         """End the whole group, unless the command ended by itself before; let go of the link in any case."""
         if not self._ended:
             self._ended = True
-            self._kill()
-            self._settle()
+            self._kill(nobody_reads=True)
         self._link.close()
+        self._settle()
 
     def _failure(self) -> CommandFailed | None:
         if self._expired:
@@ -310,7 +310,7 @@ class _Child:
             self._link.wait(_PATIENCE)
         self._link.close()  # what is left of it, or of the connection, does not hold us up
 
-    def _kill(self) -> None:
+    def _kill(self, *, nobody_reads: bool = False) -> None:
         """TERM, wait for all of the group within the grace, then KILL what is left; without a way there, let go.
 
         Over the same connection only: on a host that rebooted meanwhile the number is somebody else's.
@@ -319,6 +319,8 @@ class _Child:
             if self._errors.group:
                 order = self._link.beside((*self._killer, self._errors.group))
                 try:
+                    if nobody_reads:
+                        self._link.close()  # docker tells of no process's end while output of another is stuck
                     order.wait(self._patience)
                 finally:
                     order.close()

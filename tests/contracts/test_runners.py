@@ -18,8 +18,11 @@ from drtool.core.command import Command
 from drtool.errors import CommandFailed
 from drtool.hosts import Runner
 from drtool.hosts.local import LocalRunner
-from drtool.hosts.prefix import open_prefixed
+from drtool.hosts.prefix import docker_exec, open_prefixed
 from drtool.hosts.ssh import SshRunner
+from tests.integration.engine import Engine, engine
+
+__all__ = ["engine"]
 
 MIB = 1 << 20
 EVERY_BYTE = bytes(range(256)) * 64
@@ -59,7 +62,22 @@ def ssh_prefixed(request: pytest.FixtureRequest) -> Iterator[Runner]:
         yield runner.behind(DETACHED, "somewhere on it", clean=True)
 
 
+@contextmanager
+def docker(request: pytest.FixtureRequest) -> Iterator[Runner]:
+    prefix = docker_exec(request.getfixturevalue("container"))
+    with closing(open_prefixed(prefix, "a container", grace=GRACE)) as runner:
+        yield runner
+
+
+@pytest.fixture(scope="module")
+def container(engine: Engine) -> Iterator[str]:
+    """Run a container whose first process takes care of no orphans, as that of many images."""
+    with engine.container("base").with_command("sleep infinity") as container:
+        yield container.get_wrapped_container().id
+
+
 RUNNERS: dict[str, Callable[[pytest.FixtureRequest], AbstractContextManager[Runner]]] = {
+    "docker exec": docker,
     "local": local,
     "prefixed": prefixed,
     "ssh": ssh,
@@ -69,7 +87,10 @@ RUNNERS: dict[str, Callable[[pytest.FixtureRequest], AbstractContextManager[Runn
 
 
 @pytest.fixture(
-    params=[pytest.param(name, marks=pytest.mark.engine("sshd") if name.startswith("ssh") else ()) for name in RUNNERS]
+    params=[
+        pytest.param(name, marks=[pytest.mark.engine(one) for one in ("docker", "ssh") if one in name])
+        for name in RUNNERS
+    ]
 )
 def runner(request: pytest.FixtureRequest) -> Iterator[Runner]:
     with RUNNERS[request.param](request) as runner:
