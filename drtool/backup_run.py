@@ -187,7 +187,6 @@ class Run:
             frozenset((storage, path) for storage, path in created["completed"]),
             disabled=tuple(created["disabled"]),
             watchers=(fit,),
-            keep_going=True,
         )
         return judge, fit
 
@@ -228,8 +227,8 @@ class Run:
         return _Weighed(tuple(findings), judgement.census, contents, facts)
 
     def _set_before(self) -> Manifest | None:
-        """The newest set, if there is one that can be believed."""
-        known = [set_id for set_id in self.place.catalog.set_ids() if set_id != self.set_id]
+        """The newest set before this one, if there is one that can be believed."""
+        known = [set_id for set_id in self.place.catalog.set_ids() if set_id < self.set_id]
         if not known:
             return None
         try:

@@ -90,7 +90,6 @@ class _Reading:
             frozenset(),
             disabled=facts.disabled,
             watchers=(check,),
-            keep_going=True,
         )
         scanner = TarScanner(judge.watch)
         problems = self._pass("application", scanner, index)

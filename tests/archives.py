@@ -59,7 +59,7 @@ def pack(members: Mapping[str, bytes]) -> bytes:
 
 def new_judge(backup_id: str = OBSERVED_ID, version: str = OBSERVED_VERSION) -> ApplicationJudge:
     """A judge who knows nothing but what the archive says."""
-    return ApplicationJudge(backup_id, version, (), frozenset(), keep_going=True)
+    return ApplicationJudge(backup_id, version, (), frozenset())
 
 
 def judge(members: Mapping[str, bytes], by: ApplicationJudge | None = None, *, chunk: int = 1 << 16) -> Judgement:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from drtool.core.census import Census, Files
 from drtool.core.census import Repository as Counted
 from drtool.core.model import Finding
 from drtool.core.versions import parse_version
-from drtool.errors import BackupFailed, HostUnfit, SetDamaged
+from drtool.errors import HostUnfit, SetDamaged
 from drtool.gitlab.archive import (
     COMPONENTS,
     INFORMATION,
@@ -58,17 +58,15 @@ class ApplicationJudge:
 
     ``members`` and ``completed`` are what GitLab said it made; both may be empty, when only the archive is known.
     ``disabled`` are components that the configuration switches off. ``watchers`` see the rows of all databases.
-    With ``keep_going`` damage inside a member is one problem among others; without, it is raised as SetDamaged at once.
+    Damage inside a member is one problem among others; only what is wrong with the tar itself is raised.
     """
 
     backup_id: str
     version: str
     members: tuple[str, ...]
     completed: frozenset[tuple[str, str]]
-    findings: list[Finding] = field(default_factory=list)
     disabled: Collection[str] = ("registry",)
     watchers: Sequence[RowWatcher] = ()
-    keep_going: bool = False
 
     def __post_init__(self) -> None:
         self._information = Kept(INFORMATION)
@@ -83,17 +81,7 @@ class ApplicationJudge:
     def watch(self, member: Member) -> Sink | None:
         """Choose who looks at a member's data. For TarScanner."""
         sink = self._choose(member)
-        return _Tolerant(sink, self._damage) if sink is not None and self.keep_going else sink
-
-    def finish(self, members: Sequence[Member]) -> None:
-        """Judge what passed. Raises BackupFailed naming what is wrong; damage inside a member was raised before."""
-        judgement = self.judge(members)
-        self.findings += judgement.findings
-        if judgement.problems:
-            raise BackupFailed(
-                f"what GitLab wrote is not a complete backup: {few(judgement.problems)}",
-                hint="Nothing was committed. -v shows what GitLab printed.",
-            )
+        return _Tolerant(sink, self._damage) if sink is not None else None
 
     def judge(self, members: Sequence[Member]) -> Judgement:
         """Judge what passed, without raising. For once all of it has."""
@@ -125,7 +113,7 @@ class ApplicationJudge:
 
     @property
     def judgement(self) -> Judgement:
-        """What ``judge`` or ``finish`` found."""
+        """What ``judge`` found."""
         assert self._judgement is not None, "nothing was judged yet"
         return self._judgement
 

@@ -66,6 +66,8 @@ REPORTED = {
     "archive of the database only": ["database only"],
     "secrets regenerated": ["secrets regenerated",
                             SANDBOX + "::test_backup_with_regenerated_secrets_is_red_kept_and_no_set"],
+    "secrets changed": ["test_secrets_that_were_rotated_are_amber_and_named",
+                        "test_secrets_that_are_half_written_are_amber_and_named"],
     "secrets lost": ["secrets emptied", SANDBOX + "::test_backup_without_the_secrets_is_an_error_and_no_set"],
     "archive renamed": ["backup of another id", "backup under another name"],
     "unchanged repositories in an increment": ["increment without its unchanged repositories"],
@@ -438,6 +440,18 @@ def test_secrets_that_are_half_written_are_amber_and_named(bench: Bench) -> None
     assert "secrets-untested" in {finding.code for finding in manifest.findings}
     assert any("gitlab-secrets.json" in finding.message for finding in manifest.findings), manifest.findings
     bench.back_up()
+    recovers(bench)
+
+
+def test_secrets_that_were_rotated_are_amber_and_named(bench: Bench) -> None:
+    before = bench.back_up().manifest
+    both_keys = f'{{"gitlab_rails": {{"db_key_base": ["{SECRET}", "{SECRET[::-1]}"]}}}}'
+    with broken(bench.host, secrets(both_keys)):
+        manifest = bench.back_up().manifest
+    assert (manifest.verdict, manifest.secrets and manifest.secrets.fit) == ("amber", "fits")
+    said = [finding.message for finding in manifest.findings]
+    assert said == [f"db_key_base was extended since {before.set_id}"]
+    bench.back_up()  # says that one was lost again
     recovers(bench)
 
 

@@ -271,6 +271,16 @@ def test_a_source_that_grew_is_noticed(path: Path) -> None:
         write(store, path, sets.application(3, size=80 << 10))
 
 
+def test_a_source_that_lost_only_its_padding_is_noticed(path: Path) -> None:
+    """Its end mark ends where a volume does, so each volume that still comes is what it was."""
+    whole = sets.tar_of({"backup_information.yml": bytes(VOLUME - 3 * 512)})
+    assert len(whole.rstrip(b"\0")) < VOLUME < len(whole)
+    store = MemoryStore()
+    assert len(write(store, path, whole)) == 2
+    with pytest.raises(StagedChanged, match="fewer bytes are staged"):
+        write(store, path, whole[:VOLUME])
+
+
 # -- when the producer dies ------------------------------------------------------------------------------------------
 
 
