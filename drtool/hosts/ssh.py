@@ -94,10 +94,11 @@ class SshCarrier:
         connection = self.connect()
         try:
             return connection.start(argv)
-        except CommandFailed:
-            if connection.alive:
+        except CommandFailed as error:
+            if connection.alive and isinstance(error.__cause__, paramiko.ChannelException):
                 raise
-        # The connection had died unnoticed. Nothing began: a command on a tether waits for our word before it does.
+        # The connection had died unnoticed, or is dying. Nothing began: a command on a tether waits for our word.
+        connection.close()
         return self.connect().start(argv)
 
     def close(self) -> None:

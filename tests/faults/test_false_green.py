@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import threading
@@ -19,12 +20,14 @@ import pytest
 
 from drtool import backup, restore
 from drtool.app import App, load
+from drtool.catalog import MANIFEST
 from drtool.core.model import Manifest
 from drtool.demo.census import Census, difference, doctor, take_census
 from drtool.demo.sandbox import Sandbox, Switch
 from drtool.demo.seed import seed
 from drtool.demo.standin import secret_file
 from drtool.diff import diff_host
+from drtool.engine import SystemClock
 from drtool.errors import (
     BackupFailed,
     Busy,
@@ -56,10 +59,13 @@ class Operator:
     place: Playground
     events: list[Event] = field(default_factory=list)
     clock: ToyClock = field(default_factory=lambda: ToyClock(datetime.now(UTC)))
+    by_the_host: bool = False
+    """Whether the host's clock is used: members without an id are told by their time, which is the host's."""
 
     @property
     def app(self) -> App:
-        return dataclasses.replace(load(self.place.made.config, None, self.events.append), clock=self.clock)
+        clock = SystemClock() if self.by_the_host else self.clock
+        return dataclasses.replace(load(self.place.made.config, None, self.events.append), clock=clock)
 
     def back_up(self, *, accept_unfit_secrets: bool = False) -> Manifest:
         order = dataclasses.replace(self.app.backup_order(), accept_unfit_secrets=accept_unfit_secrets)
@@ -77,6 +83,11 @@ class Operator:
         request = restore.Request(app.instance.name, app.install, replace)
         place = app.restore_place(app.open_set(set_id, identities=app.identities()))
         return restore.carry_out(restore.prepare(request, place), request, place)
+
+    def forget(self, set_id: str) -> None:
+        """Make a set of an odd night vanish, so that no later one is held against it."""
+        catalog = self.app.catalog
+        catalog.store.delete([catalog.key(set_id, MANIFEST)])
 
     def sets(self) -> list[str]:
         return self.app.catalog.set_ids()
@@ -148,7 +159,9 @@ def test_backup_of_an_old_gitlab_that_exits_0_is_an_error_and_no_set(operator: O
     """Before 17.0 a failed component did not fail the run; before 16.8 its members do not say whose they are."""
     host = operator.place.host
     host.set_version(version)
+    operator.by_the_host = True
     try:
+        operator.back_up()  # an older GitLab has fewer components: the next set is held against this one
         with switched(host, {"pg_dump": "dies"}):
             assert sandboxes.run(host, "gitlab-backup", "create", "SKIP=tar", "BACKUP=by-hand").status == 0
             _clear(host.backups)
@@ -162,8 +175,9 @@ def test_backup_of_an_old_gitlab_that_exits_0_is_an_error_and_no_set(operator: O
 def test_backup_leaves_loose_members_alone_that_do_not_say_whose_they_are(operator: Operator) -> None:
     host = operator.place.host
     host.set_version("16.7.9-ee")
+    operator.by_the_host = True
     try:
-        _recovers(operator)
+        operator.back_up()
         assert sandboxes.run(host, "gitlab-backup", "create", "SKIP=tar").status == 0
         before = snapshot(host.backups)
         _refused(operator, HostUnfit)
@@ -302,11 +316,13 @@ def test_backup_with_accepted_secrets_is_amber_and_names_them(operator: Operator
         secrets.unlink()
         secret_file.reconfigure(secrets)
         manifest = operator.back_up(accept_unfit_secrets=True)
+    operator.forget(manifest.set_id)
     assert manifest.verdict == "amber"
     assert {"secrets-do-not-fit", "secret-changed"} <= {finding.code for finding in manifest.findings}
     assert manifest.secrets is not None
     assert manifest.secrets.fit == "does not fit"
-    assert "public.projects.runners_token_encrypted: " in " ".join(finding.message for finding in manifest.findings)
+    messages = " ".join(finding.message for finding in manifest.findings)
+    assert re.search(r"public\.\w+\.\w+_encrypted: \d+ of \d+", messages)
 
 
 def test_backup_of_an_emptied_component_is_amber_and_says_what_was_there(operator: Operator) -> None:
@@ -320,8 +336,9 @@ def test_backup_of_an_emptied_component_is_amber_and_says_what_was_there(operato
     finally:
         uploads.rmdir()
         away.rename(uploads)
+    operator.forget(manifest.set_id)
     (count,) = [tally.count for tally in before.contents if tally.name == "uploads"]
-    assert [finding.message for finding in manifest.findings] == [f"uploads: none; {count} in {before.set_id}"]
+    assert f"uploads: none; {count} in {before.set_id}" in [finding.message for finding in manifest.findings]
 
 
 def test_backup_reports_the_secrets_that_fit_and_counts_what_there_is(operator: Operator) -> None:
@@ -422,6 +439,7 @@ def test_restore_of_secrets_that_do_not_fit_the_database_is_an_error(operator: O
         secret_file.reconfigure(secrets)
         set_id = operator.back_up(accept_unfit_secrets=True).set_id
     raised = _stops_in("secrets", operator, target, set_id, RestoreFailed)
+    operator.forget(set_id)
     assert "rows cannot be decrypted" in str(raised)
 
 
