@@ -21,6 +21,9 @@ RUNS ?= 5
 SIZE ?= 2GiB
 bench: $(VENV)/bench.stamp
 	$(BIN)/python -m benchmarks.throughput --runs $(RUNS) --size $(SIZE)
+	{ printf '\n## Judging one archive, in one process\n\n```\n'; $(BIN)/python -m benchmarks.judging; \
+	  printf '```\n\n## Trying the secrets\n\n```\n'; $(BIN)/python -m benchmarks.secrets; printf '```\n'; } \
+	  | tee -a benchmarks/results.md
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

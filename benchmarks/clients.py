@@ -124,7 +124,7 @@ def _send(store: Any, work: Path, recipient: str, size: int) -> Any:
             ignore,
         )
         volumes = writer.write("application", stream, scanner, parse_recipients([recipient] if recipient else []))
-    judge.finish(scanner.members)
+    assert judge.judge(scanner.members).problems == ()
     return volumes
 
 
