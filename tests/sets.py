@@ -8,6 +8,7 @@ backup does it.
 from __future__ import annotations
 
 import atexit
+import dataclasses
 import io
 import random
 import shutil
@@ -20,6 +21,7 @@ from functools import cache
 from pathlib import Path
 
 from drtool.catalog import BackupSet, Catalog
+from drtool.core.census import CENSUS_FORMAT, Census, Files, Project, Repository
 from drtool.core.model import FORMAT, Archive, GitLabFacts, IndexedMember, Manifest, SealKind
 from drtool.events import ignore
 from drtool.gitlab.archive import TarScanner
@@ -126,6 +128,28 @@ def config(seed: int = 0) -> bytes:
     )
 
 
+def census(seed: int = 0) -> Census:
+    """A made-up census of a few dozen projects."""
+    projects = tuple(
+        Project(f"group/project-{number}", number, "private", False, f"default/{number}.git") for number in range(1, 40)
+    )
+    repositories = {project.repository: Repository(project.id, f"{seed + project.id:064x}") for project in projects}
+    return Census(
+        format=CENSUS_FORMAT,
+        gitlab_version="18.9.0-ee",
+        backup_id=SET_ID,
+        instance_id=f"{seed:032x}",
+        taken_at=NIGHT,
+        newest_activity=NIGHT,
+        users=seed,
+        groups=1,
+        projects=projects,
+        repositories=repositories,
+        components={"uploads": Files(seed, 1000)},
+        tables={"public.users": seed, "public.projects": len(projects)},
+    )
+
+
 def tar_of(files: Mapping[str, bytes]) -> bytes:
     """The same bytes for the same files."""
     out = io.BytesIO()
@@ -147,6 +171,7 @@ def commit(
     seal: SealKind = "age",
     keys_: Keys | None = None,
     archives: Mapping[str, bytes] | None = None,
+    with_census: bool = False,
 ) -> Committed:
     """Put a whole set into a store. ``seal`` is the application's and the index's; the config is always sealed."""
     used = keys_ or keys()
@@ -164,10 +189,13 @@ def commit(
             index[name] = [IndexedMember(found.name, found.offset, found.size) for found in scanner.members]
             written.append(Archive(name, _seal(recipients[name]), recipients[name], len(scanner.members), volumes))
     sealed_to = recipients["index"]
+    counted = catalog.put_census(set_id, census(seed), parse_recipients(sealed_to)) if with_census else None
     volume = catalog.put_index(set_id, index, parse_recipients(sealed_to))
     manifest = manifest_of(
         tuple(written), Archive("index", _seal(sealed_to), sealed_to, 0, (volume,)), instance=instance, set_id=set_id
     )
+    if counted:
+        manifest = dataclasses.replace(manifest, census=Archive("census", _seal(sealed_to), sealed_to, 0, (counted,)))
     catalog.commit(manifest, used.signer)
     return Committed(catalog, manifest, plain, used)
 

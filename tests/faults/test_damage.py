@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import atexit
 import base64
+import dataclasses
 import io
 import random
+import shutil
 import tarfile
+import tempfile
 import threading
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import pytest
 
 from drtool.catalog import MANIFEST, SIGNATURE, BackupSet
+from drtool.core.model import Archive, SealKind, Volume
 from drtool.errors import (
     FormatTooNew,
     IdentityMismatch,
@@ -30,12 +35,14 @@ from drtool.gitlab.archive import TarScanner
 from drtool.stores.memory import MemoryStore
 from drtool.verify import verify
 from tests import sets
+from tests.toyhost import make_bench
 
 SEED = 20260113
-BIT_FLIPS_PER_VOLUME = 180
-CUTS_PER_VOLUME = 50
-EXTENSIONS_PER_VOLUME = 20
-FLIPS_OF_COMMIT = 40  # each costs a start of ssh-keygen
+BIT_FLIPS_PER_OBJECT = 520
+CUTS_PER_OBJECT = 120
+EXTENSIONS_PER_OBJECT = 40
+FLIPS_OF_COMMIT = 250  # each costs a start of ssh-keygen
+CLEAN_SETS = 100
 
 
 @dataclass(frozen=True)
@@ -55,8 +62,8 @@ class Pair:
 @cache
 def pair() -> Pair:
     store = MemoryStore()
-    old = sets.commit(store, seed=1)
-    new = sets.commit(store, set_id=sets.LATER_SET_ID, seed=2)
+    old = sets.commit(store, seed=1, with_census=True)
+    new = sets.commit(store, set_id=sets.LATER_SET_ID, seed=2, with_census=True)
     clean = {key: sets.content(store, key) for key in (*old.object_keys, *new.object_keys)}
     return Pair(store, old, new, clean)
 
@@ -73,46 +80,122 @@ def read_everything(committed: sets.Committed) -> None:
     for name, plain in committed.plain.items():
         assert opened.read_archive(name).read() == plain
     opened.read_index()
+    if committed.manifest.census:
+        opened.read_census()
+
+
+@dataclass(frozen=True)
+class Nights:
+    """Two sets of one store as they are opened for reading, and what each object held when all was well."""
+
+    old: BackupSet
+    new: BackupSet
+    clean: dict[str, bytes]
+
+
+@cache
+def nights_made_up() -> Nights:
+    both = pair()
+    return Nights(both.old.open(), both.new.open(), both.clean)
+
+
+@cache
+def nights_of_a_toy() -> Nights:
+    scratch = tempfile.mkdtemp(prefix="drtool-toy-")
+    atexit.register(shutil.rmtree, scratch, ignore_errors=True)
+    bench = make_bench(Path(scratch), MemoryStore())
+    old, new = (bench.open(bench.back_up().manifest.set_id) for _ in range(2))
+    return Nights(old, new, {info.key: sets.content(bench.store, info.key) for info in bench.store.list("toy/sets/")})
+
+
+def objects(opened: BackupSet) -> Iterator[tuple[Archive, Volume, str]]:
+    """Every object but those that commit the set: of what, itself, its key."""
+    manifest = opened.manifest
+    assert manifest.census
+    for archive in (*manifest.archives, manifest.census, manifest.index):
+        for volume in archive.volumes:
+            yield archive, volume, opened.catalog.key(manifest.set_id, volume.name)
+
+
+def read_object(opened: BackupSet, archive: Archive, volume: Volume) -> object:
+    """Read one object as whoever needs it does."""
+    match archive.name:
+        case "census":
+            return opened.read_census()
+        case "index":
+            return opened.read_index()
+        case _:
+            return opened.read_volumes(dataclasses.replace(archive, volumes=(volume,))).read()
+
+
+def judge_object(opened: BackupSet, volume: Volume) -> tuple[str, ...]:
+    """What ``verify --level digest`` finds, when a sample is only of this."""
+    return verify(opened, "digest", signed=True, clock=sets.StillClock(), emit=ignore, only=[volume]).problems
+
+
+def replays(nights: Nights, key: str) -> Iterator[tuple[str, bytes]]:
+    """Everything else that lies in the store, in its place: older parts, other volumes, manifests, signatures."""
+    for other, content in nights.clean.items():
+        if content != nights.clean[key]:
+            yield f"{other} in its place", content
 
 
 def mutations(content: bytes, noise: random.Random) -> Iterator[tuple[str, bytes]]:
     """Damaged versions of one volume: flipped bits all over it and in every byte of its head, cuts, additions."""
     ends = [*range(min(len(content), 40)), len(content) - 1]
-    for at in [*ends, *(noise.randrange(len(content)) for _ in range(BIT_FLIPS_PER_VOLUME))]:
+    for at in [*ends, *(noise.randrange(len(content)) for _ in range(BIT_FLIPS_PER_OBJECT))]:
         flipped = bytearray(content)
         flipped[at] ^= 1 << noise.randrange(8)
         yield f"bit flipped in byte {at}", bytes(flipped)
-    for size in {0, 1, len(content) - 1, *(noise.randrange(len(content)) for _ in range(CUTS_PER_VOLUME))}:
+    for size in {0, 1, len(content) - 1, *(noise.randrange(len(content)) for _ in range(CUTS_PER_OBJECT))}:
         yield f"cut to {size} bytes", content[:size]
-    for count in {1, 16, len(content), *(noise.randrange(1, 70_000) for _ in range(EXTENSIONS_PER_VOLUME))}:
+    for count in {1, 16, len(content), *(noise.randrange(1, 70_000) for _ in range(EXTENSIONS_PER_OBJECT))}:
         yield f"{count} bytes added", content + noise.randbytes(count)
     yield "a zero byte added", content + b"\0"
     yield "its own content twice", content + content
 
 
-def test_a_clean_set_raises_no_alarm() -> None:
-    for committed in (pair().old, pair().new):
+def test_clean_sets_raise_no_alarm() -> None:
+    noise = random.Random(SEED)
+    seals: tuple[SealKind, ...] = ("age", "none")
+    for number in range(CLEAN_SETS):
+        committed = sets.commit(
+            MemoryStore(),
+            seed=number,
+            seal=seals[number % 2],
+            volume_size=noise.randrange(3000, 30_000),
+            archives={
+                "application": sets.application(number, size=noise.randrange(0, 60_000)),
+                "config": sets.config(),
+            },
+            with_census=True,
+        )
         assert judge_stored(committed) == ()
         read_everything(committed)
-        committed.open().read_index()
+        assert committed.open().manifest == committed.manifest
 
 
-def test_every_damage_to_a_volume_is_found_by_digest_and_by_reading() -> None:
-    both, noise = pair(), random.Random(SEED)
-    tried: Counter[str] = Counter()
-    for key in both.volume_keys(both.new):
-        for what, damaged in mutations(both.clean[key], noise):
-            sets.replace(both.store, key, damaged)
-            problems = judge_stored(both.new)
+@pytest.mark.parametrize("made", [nights_made_up, nights_of_a_toy], ids=["made up", "of a toy"])
+def test_every_damage_to_every_object_is_found_by_digest_and_by_reading(made: Callable[[], Nights]) -> None:
+    """More than 10,000 of both kinds of sets, and no alarm at what is clean."""
+    nights, noise, tried = made(), random.Random(SEED), 0
+    opened, store = nights.new, nights.new.catalog.store
+    for archive, volume, key in objects(opened):
+        good = read_object(opened, archive, volume)
+        for what, damaged in (*mutations(nights.clean[key], noise), *replays(nights, key)):
+            sets.replace(store, key, damaged)
+            problems = judge_object(opened, volume)
             assert len(problems) == 1, f"{key}: {what}: {problems}"
             assert problems[0].startswith(f"{key}: "), problems[0]
             with pytest.raises(SetDamaged, match=key) as caught:
-                read_everything(both.new)
+                read_object(opened, archive, volume)
             assert type(caught.value) is SetDamaged, f"{key}: {what}"
-            tried[key] += 1
-        sets.replace(both.store, key, both.clean[key])
-    assert sum(tried.values()) >= 2000, tried
-    assert judge_stored(both.new) == ()
+            tried += 1
+        sets.replace(store, key, nights.clean[key])
+        assert judge_object(opened, volume) == ()
+        assert read_object(opened, archive, volume) == good
+    assert tried >= 5000, tried
+    assert verify(opened, "digest", signed=True, clock=sets.StillClock(), emit=ignore).problems == ()
 
 
 def test_a_volume_in_another_volumes_place_is_found() -> None:
