@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 _READ_AT_ONCE = 16
 
 
+_COUNTED = ("projects", "groups", "users", "refs", "rows")
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """One set in a listing. ``problem`` says why its manifest could not be read."""
@@ -176,13 +179,25 @@ def show_text(manifest: Manifest, *, signed: bool) -> str:
         ("restore needs", facts.package or f"exactly GitLab {facts.version}; no package of it was published"),
         ("repositories", str(facts.repositories)),
         ("size", f"{size_text(manifest.plain_size)} plain, {size_text(manifest.stored_size)} stored"),
+        *_judged(manifest),
     ]
     lines = [f"{name:<14} {value}" for name, value in head]
     for archive in manifest.archives:
         sealed = f"sealed to {', '.join(archive.recipients)}" if archive.recipients else "in clear"
         lines.append(f"{archive.name:<14} {len(archive.volumes)} volumes, {archive.members} members, {sealed}")
-    lines += [f"{'finding':<14} {finding.message}" for finding in manifest.findings]
+    lines += [f"{finding.severity + ' finding':<14} {finding.message}" for finding in manifest.findings]
     return "\n".join(lines)
+
+
+def _judged(manifest: Manifest) -> list[tuple[str, str]]:
+    lines = []
+    counts = {tally.name: tally.count for tally in manifest.contents}
+    if shown := [f"{counts[name]} {name}" for name in _COUNTED if name in counts]:
+        lines.append(("contents", ", ".join(shown)))
+    if secrets := manifest.secrets:
+        how = "all of them" if secrets.complete else "a sample"
+        lines.append(("secrets", f"{secrets.fit}; {secrets.opened} values open, {secrets.failed} do not ({how})"))
+    return lines
 
 
 def verdict_text(verdict: Verdict) -> str:
