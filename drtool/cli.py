@@ -2,79 +2,23 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import click
 
 from drtool import __version__
+from drtool.invocation import COMMON, IDENTITY, INSTANCE, UNSIGNED, Call, command
 
 if TYPE_CHECKING:
     from drtool.app import App
     from drtool.catalog import BackupSet
     from drtool.copy import Copied
     from drtool.errors import DrtoolError
-    from drtool.ui import Ui
-
-_Function = TypeVar("_Function", bound=Callable[..., Any])
-
-_FILE = click.Path(path_type=Path, readable=False)  # whether it can be read is told by who reads it, with status 3
-_COMMON = (
-    click.option("--config", "-c", type=_FILE, help="drtool.toml (default: ./ then /etc/drtool/)."),
-    click.option("--json", "as_json", is_flag=True, help="One JSON object per line on standard output."),
-    click.option("-v", "--verbose", is_flag=True, help="Also show what GitLab's commands print."),
-    click.option("-q", "--quiet", is_flag=True, help="Print nothing unless something is wrong. For cron."),
-)
-_INSTANCE = click.option("--instance", help="Which instance, if the configuration has several.")
-_IDENTITY = click.option("--identity", "-i", "identities", multiple=True, type=_FILE, help="File with an age identity.")
-_UNSIGNED = click.option("--unsigned", is_flag=True, help="Go on without a valid signature. You were warned.")
-
-
-class _Call:
-    """The common options of one invocation, given before or after the command's name."""
-
-    def __init__(self) -> None:
-        self.options: dict[str, Any] = {}
-
-    def take(self, given: dict[str, Any]) -> None:
-        for name in ("config", "as_json", "verbose", "quiet"):
-            self.options[name] = given.pop(name) or self.options.get(name)
-
-    @functools.cached_property
-    def ui(self) -> Ui:
-        from drtool.ui import Ui
-
-        flags = {name: bool(self.options.get(name)) for name in ("as_json", "verbose", "quiet")}
-        return Ui(**flags)
-
-    def app(self, instance: str | None = None) -> App:
-        from drtool.app import load
-
-        return load(self.options.get("config"), instance, self.ui.emit)
-
-
-def _command(function: _Function) -> _Function:
-    """Give a command the common options, and its call instead of them."""
-
-    @functools.wraps(function)
-    def wrapped(**given: Any) -> Any:
-        call = click.get_current_context().find_object(_Call)
-        assert call is not None
-        call.take(given)
-        try:
-            return function(call, **given)
-        except (BrokenPipeError, EOFError) as problem:
-            # click would take the one for an early end of our output and the other for Ctrl-C, and say nothing
-            raise RuntimeError(f"{type(problem).__name__}: {problem}") from problem
-
-    for option in reversed(_COMMON):
-        wrapped = option(wrapped)
-    return wrapped  # type: ignore[return-value]  # click's decorators change the signature
 
 
 class _Ordered(click.Group):
@@ -91,12 +35,12 @@ def cli(**given: Any) -> None:
 
     Start with `drtool demo`, or with `drtool init` and `drtool check`.
     """
-    call = click.get_current_context().find_object(_Call)
+    call = click.get_current_context().find_object(Call)
     assert call is not None
     call.take(given)
 
 
-for _option in _COMMON:
+for _option in COMMON:
     cli = _option(cli)
 
 
@@ -104,8 +48,8 @@ for _option in _COMMON:
 @click.argument("directory", type=click.Path(path_type=Path), default=Path("/etc/drtool"))
 @click.option("--instance", default="gitlab", show_default=True, help="What to call this GitLab.")
 @click.option("--store", type=click.Path(path_type=Path), help="A directory for the backups; edit the file for S3.")
-@_command
-def init(call: _Call, directory: Path, instance: str, store: Path | None) -> None:
+@command
+def init(call: Call, directory: Path, instance: str, store: Path | None) -> None:
     """Write drtool.toml and make the keys.
 
     Both go to DIRECTORY, by default /etc/drtool. Keys that are there already are kept.
@@ -124,9 +68,9 @@ def init(call: _Call, directory: Path, instance: str, store: Path | None) -> Non
 @cli.command()
 @click.option("--deep", is_flag=True, help="Try with scratch objects what the store can do. About 20 MB, a minute.")
 @click.option("--store", help="With --deep: which store of the configuration (default: the instance's).")
-@_INSTANCE
-@_command
-def check(call: _Call, instance: str | None, deep: bool, store: str | None) -> None:
+@INSTANCE
+@command
+def check(call: Call, instance: str | None, deep: bool, store: str | None) -> None:
     """Say whether a backup could be taken now. Changes nothing, but for --deep."""
     from drtool.check import Subject
     from drtool.check import check as ask
@@ -153,10 +97,10 @@ def check(call: _Call, instance: str | None, deep: bool, store: str | None) -> N
 
 
 @cli.command()
-@_INSTANCE
+@INSTANCE
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
-@_command
-def backup(call: _Call, instance: str | None, dry_run: bool) -> None:
+@command
+def backup(call: Call, instance: str | None, dry_run: bool) -> None:
     """Take one complete backup now."""
     from dataclasses import asdict
 
@@ -190,9 +134,9 @@ def _copy_to_all(app: App, set_id: str) -> list[Copied]:
 
 
 @cli.command("list")
-@_INSTANCE
-@_command
-def list_sets(call: _Call, instance: str | None) -> None:
+@INSTANCE
+@command
+def list_sets(call: Call, instance: str | None) -> None:
     """List the backup sets, oldest first."""
     from drtool.report import list_rows, list_text
 
@@ -203,10 +147,10 @@ def list_sets(call: _Call, instance: str | None) -> None:
 
 @cli.command()
 @click.argument("set_id", metavar="SET")
-@_INSTANCE
-@_UNSIGNED
-@_command
-def show(call: _Call, set_id: str, instance: str | None, unsigned: bool) -> None:
+@INSTANCE
+@UNSIGNED
+@command
+def show(call: Call, set_id: str, instance: str | None, unsigned: bool) -> None:
     """Show one set: SET is its name, the beginning of it, or `latest`."""
     from drtool.report import show_text
 
@@ -220,12 +164,12 @@ def show(call: _Call, set_id: str, instance: str | None, unsigned: bool) -> None
 @click.option("--sample", metavar="PERCENT", help="Read this much of it, and the rest next time. For --level digest.")
 @click.option("--newer-than", metavar="AGE", help="Fail if the set is older than, say, 26h or 2d.")
 @click.option("--junit", type=click.Path(path_type=Path), help="Also write the result as JUnit XML, for CI.")
-@_IDENTITY
-@_INSTANCE
-@_UNSIGNED
-@_command
+@IDENTITY
+@INSTANCE
+@UNSIGNED
+@command
 def verify(
-    call: _Call,
+    call: Call,
     set_id: str,
     level: Literal["present", "digest", "contents"],
     sample: str | None,
@@ -266,10 +210,10 @@ def verify(
 @cli.command("copy")
 @click.argument("set_id", metavar="SET")
 @click.option("--to", "store", required=True, help="The name of a store of the configuration.")
-@_INSTANCE
-@_UNSIGNED
-@_command
-def copy_command(call: _Call, set_id: str, store: str, instance: str | None, unsigned: bool) -> None:
+@INSTANCE
+@UNSIGNED
+@command
+def copy_command(call: Call, set_id: str, store: str, instance: str | None, unsigned: bool) -> None:
     """Copy a set to another store, as it lies. Needs no private key."""
     from drtool.copy import copy as copy_set
     from drtool.report import copied_text
@@ -283,12 +227,12 @@ def copy_command(call: _Call, set_id: str, store: str, instance: str | None, uns
 @cli.command()
 @click.argument("set_id", metavar="SET")
 @click.option("--into", type=click.Path(path_type=Path), required=True, help="A directory; made if it is not there.")
-@_IDENTITY
-@_INSTANCE
-@_UNSIGNED
-@_command
+@IDENTITY
+@INSTANCE
+@UNSIGNED
+@command
 def fetch(
-    call: _Call, set_id: str, into: Path, identities: tuple[Path, ...], instance: str | None, unsigned: bool
+    call: Call, set_id: str, into: Path, identities: tuple[Path, ...], instance: str | None, unsigned: bool
 ) -> None:
     """Write a set's archives as plain tars into a directory."""
     from drtool.fetch import fetch as bring
@@ -310,11 +254,11 @@ def fetch(
 @click.option("--member", metavar="NAME", help="One member of GitLab's archive; --list names them all.")
 @click.option("--list", "listing", is_flag=True, help="Only list what can be taken out.")
 @click.option("--to", "target", type=click.Path(path_type=Path), help="Where to; must not be there yet.")
-@_IDENTITY
-@_INSTANCE
-@_UNSIGNED
-@_command
-def extract(call: _Call, set_id: str, instance: str | None, unsigned: bool, **wanted: Any) -> None:
+@IDENTITY
+@INSTANCE
+@UNSIGNED
+@command
+def extract(call: Call, set_id: str, instance: str | None, unsigned: bool, **wanted: Any) -> None:
     """Take one project, the database or a file out of a set.
 
     Reads only the volumes that hold it.
@@ -351,12 +295,12 @@ def extract(call: _Call, set_id: str, instance: str | None, unsigned: bool, **wa
 @cli.command()
 @click.argument("set_id", metavar="SET")
 @click.argument("other", metavar="SET|HOST")
-@_IDENTITY
-@_INSTANCE
-@_UNSIGNED
-@_command
+@IDENTITY
+@INSTANCE
+@UNSIGNED
+@command
 def diff(
-    call: _Call, set_id: str, other: str, identities: tuple[Path, ...], instance: str | None, unsigned: bool
+    call: Call, set_id: str, other: str, identities: tuple[Path, ...], instance: str | None, unsigned: bool
 ) -> None:
     """Tell what another set, or the host `local`, has otherwise."""
     from drtool.diff import diff_host, diff_sets
@@ -382,12 +326,12 @@ def diff(
 @click.option("--yes", is_flag=True, help="Do not ask before it starts.")
 @click.option("--yes-replace", metavar="HOSTNAME", help="The target holds projects, and they may be replaced.")
 @click.option("--resume", metavar="RUN", help="Take up this unfinished run (default: the newest one for set and host).")
-@_IDENTITY
-@_INSTANCE
-@_UNSIGNED
-@_command
+@IDENTITY
+@INSTANCE
+@UNSIGNED
+@command
 def restore(
-    call: _Call,
+    call: Call,
     set_id: str,
     host: str,
     dry_run: bool,
@@ -419,7 +363,7 @@ def restore(
     call.ui.result(outcome, restored_text(outcome, opened.manifest))
 
 
-def _stop(call: _Call, opened: BackupSet) -> NoReturn:
+def _stop(call: Call, opened: BackupSet) -> NoReturn:
     from drtool.errors import DrtoolError
 
     call.ui.error(
@@ -433,8 +377,8 @@ def _stop(call: _Call, opened: BackupSet) -> NoReturn:
 
 @cli.command()
 @click.option("--keep", type=click.Path(path_type=Path), help="Leave everything in this directory, to play with.")
-@_command
-def demo(call: _Call, keep: Path | None) -> None:
+@command
+def demo(call: Call, keep: Path | None) -> None:
     """Back up, lose and restore an embedded GitLab, and tell the story."""
     from drtool.errors import HostUnfit
 
@@ -450,7 +394,7 @@ def demo(call: _Call, keep: Path | None) -> None:
 
 def main() -> None:
     """Run the command line; turn every error into a line of text and an exit status."""
-    call = _Call()
+    call = Call()
     try:
         status = _run(call)
     except Exception as problem:  # noqa: BLE001 - the one place where everything ends
@@ -459,7 +403,7 @@ def main() -> None:
     sys.exit(status)
 
 
-def _run(call: _Call) -> int:
+def _run(call: Call) -> int:
     try:
         status = cli.main(obj=call, standalone_mode=False, prog_name="drtool")
     except (click.exceptions.Abort, KeyboardInterrupt):
@@ -472,7 +416,7 @@ def _run(call: _Call) -> int:
     return status if isinstance(status, int) else 0
 
 
-def _failed(call: _Call, problem: Exception) -> int:
+def _failed(call: Call, problem: Exception) -> int:
     from drtool.errors import DrtoolError
     from drtool.ui import ReaderGone
 
@@ -492,7 +436,7 @@ def _failed(call: _Call, problem: Exception) -> int:
     return _tell(call, defect)
 
 
-def _tell(call: _Call, error: DrtoolError) -> int:
+def _tell(call: Call, error: DrtoolError) -> int:
     with _whoever_listens():
         call.ui.error(error)
     return error.exit_status
