@@ -205,7 +205,7 @@ def pytest_configure() -> None:
 
 
 def pytest_runtestloop(session: pytest.Session) -> bool:
-    tests = [item for item in session.items if not getattr(vars(item).get("obj"), "is_hypothesis_test", False)]
+    tests = [item for item in session.items if not getattr(getattr(item, "obj", None), "is_hypothesis_test", False)]
     seen = _forked(partial(_look, tests))
     assert isinstance(seen, list), "the tests fail, or hang, with every check switched on"
     quickest = sorted(zip(tests, seen, strict=True), key=lambda each: float(each[1][0]))

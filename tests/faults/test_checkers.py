@@ -268,6 +268,7 @@ def switch_off(report: Path, *tests: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_no_check_can_be_switched_off_unnoticed(tmp_path: Path) -> None:
     found = switch_off(tmp_path / "found", *TESTS)
     assert len(found["checks"]) > 150

@@ -175,6 +175,7 @@ def test_clean_sets_raise_no_alarm() -> None:
         assert committed.open().manifest == committed.manifest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("made", [nights_made_up, nights_of_a_toy], ids=["made up", "of a toy"])
 def test_every_damage_to_every_object_is_found_by_digest_and_by_reading(made: Callable[[], Nights]) -> None:
     """More than 10,000 of both kinds of sets, and no alarm at what is clean."""
