@@ -46,7 +46,7 @@ from drtool.gitlab.application import ApplicationJudge, Judgement, few
 from drtool.gitlab.archive import INFORMATION, TarScanner, order_members
 from drtool.gitlab.judging import Created, judge_create
 from drtool.gitlab.secrets import Sample, Secrets, SecretsCheck, SecretsVerdict, fingerprints, read_secrets
-from drtool.gitlab.worth import changed_secrets, contents_of, emptied, facts_of, findings_of
+from drtool.gitlab.worth import changed_secrets, contents_of, emptied, facts_of, findings_of, judge_secrets_file
 from drtool.hosts import Runner
 from drtool.installs.omnibus import Omnibus
 from drtool.journal import Journal
@@ -133,12 +133,12 @@ class Run:
             with self._phase("create", "GitLab writes its backup"):
                 self._create()
         with self._phase("send", f"Sealing and sending to {self.place.catalog.store.name}"):
-            secrets = self._read_secrets()
+            secrets, broken = self._read_secrets()
             judge, fit = self._judges(secrets)
             application = self._send_application(judge)
             config = self._send_config()
         with self._phase("commit", "Signing and committing the set"):
-            found = self._weigh(judge.judgement, secrets, fit.finish())
+            found = self._weigh(judge.judgement, secrets, fit.finish(), broken)
             manifest = self._manifest((application, config), judge, found)
             self._refuse_lost(manifest)
             self.place.catalog.commit(manifest, self.place.signer)
@@ -169,12 +169,11 @@ class Run:
         staged = {entry.name for entry in backup_directory(self.order.install, self.place.runner)}
         return judge_create(lines, failure, self.set_id, staged=staged)
 
-    def _read_secrets(self) -> Secrets:
+    def _read_secrets(self) -> tuple[Secrets, tuple[Finding, ...]]:
         install, runner = self.order.install, self.place.runner
-        return read_secrets(
-            gitlab_rb=runner.run(install.read_file(install.config_file)),
-            secrets_json=runner.run(install.read_file(install.secrets_file)),
-        )
+        content = runner.run(install.read_file(install.secrets_file))
+        secrets = read_secrets(gitlab_rb=runner.run(install.read_file(install.config_file)), secrets_json=content)
+        return secrets, judge_secrets_file(content, accept_unfit=self.order.accept_unfit_secrets)
 
     def _judges(self, secrets: Secrets) -> tuple[ApplicationJudge, SecretsCheck]:
         created = self._entry("created")
@@ -207,12 +206,14 @@ class Run:
             raise StagedChanged(f"the staged members are no good any more: {few(judgement.problems)}")
         return archive
 
-    def _weigh(self, judgement: Judgement, secrets: Secrets, fit: SecretsVerdict) -> _Weighed:
+    def _weigh(
+        self, judgement: Judgement, secrets: Secrets, fit: SecretsVerdict, broken: tuple[Finding, ...]
+    ) -> _Weighed:
         """Say what the set is worth, also beside the one before it."""
         accept = self.order.accept_unfit_secrets
         contents = contents_of(judgement.census) if judgement.census else ()
         findings = [Finding(**entry) for entry in self._entry("created")["findings"]]
-        findings += findings_of(judgement, fit, accept_unfit=accept)
+        findings += [*findings_of(judgement, fit, accept_unfit=accept), *broken]
         before = self._set_before()
         if before and judgement.census:
             findings += emptied(contents, before.contents, since=before.set_id)

@@ -136,7 +136,8 @@ class _Reading:
         if before is None:
             return ["the manifest says nothing about the secrets"]
         problems = [finding.message for finding in changed_secrets(before, secrets, since="this set was made")]
-        if fit.fit is Fit.DOES_NOT_FIT and before.fit != fit.fit.value:
+        # What a sample opened, all of them must; the rest are findings.
+        if fit.fit in (Fit.DOES_NOT_FIT, Fit.UNTESTED) and before.fit != fit.fit.value:
             problems.append(f"{fit.sentence()}; when the set was made: {before.fit}")
         return problems
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Final
@@ -30,6 +31,17 @@ def findings_of(judgement: Judgement, secrets: SecretsVerdict, *, accept_unfit: 
         problems = [without_names(problem) for problem in judgement.problems]
         found.append(Finding("incomplete", few(problems), len(problems), "red"))
     return (*found, *_of_secrets(secrets, accept_unfit=accept_unfit))
+
+
+def judge_secrets_file(content: bytes, *, accept_unfit: bool = False) -> tuple[Finding, ...]:
+    """Say so when gitlab-secrets.json is no such file: GitLab stops at it, or makes new secrets that open nothing."""
+    try:
+        if isinstance(json.loads(content), dict):
+            return ()
+    except (ValueError, RecursionError):
+        pass
+    severity: Severity = "amber" if accept_unfit else "red"
+    return (Finding("secrets-broken", "gitlab-secrets.json is cut off or no JSON", severity=severity),)
 
 
 def without_names(problem: str) -> str:
