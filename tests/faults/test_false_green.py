@@ -68,6 +68,7 @@ class Operator:
         return dataclasses.replace(load(self.place.made.config, None, self.events.append), clock=clock)
 
     def back_up(self, *, accept_unfit_secrets: bool = False) -> Manifest:
+        self.clock.advance(timedelta(seconds=1))  # sets of one second have no order
         order = dataclasses.replace(self.app.backup_order(), accept_unfit_secrets=accept_unfit_secrets)
         return backup.back_up(order, self.app.backup_place()).manifest
 
