@@ -6,7 +6,6 @@ Only the volumes that hold them are read, and a file gets its name only when eve
 from __future__ import annotations
 
 import difflib
-import os
 import re
 import shutil
 import tempfile
@@ -21,8 +20,9 @@ from drtool.core.census import Census
 from drtool.core.command import Command
 from drtool.core.model import Archive, IndexedMember
 from drtool.engine import Clock, copy_scanned, phase
-from drtool.errors import CommandFailed, ConfigError, DrtoolError, MemberMissing, SetDamaged
+from drtool.errors import CommandFailed, DrtoolError, MemberMissing, SetDamaged
 from drtool.events import Emit, Progress
+from drtool.files import make_private, new_file, refuse_existing
 from drtool.gitlab.manifests import Chain, Key, read_manifest
 from drtool.hosts import Runner
 from drtool.installs.omnibus import Omnibus
@@ -74,12 +74,12 @@ def extract_member(name: str, to: Path, place: Place, *, archive: str = APPLICAT
 
 def extract_config(to: Path, place: Place) -> Extracted:
     """Unpack the configuration and the secrets into a new directory that only its owner may read."""
-    _refuse_existing(to)
+    refuse_existing(to)
     archive = place.backup_set.manifest.archive("config")
     partial = to.with_name(to.name + ".partial")
     with _phase("Extracting the configuration", place):
         shutil.rmtree(partial, ignore_errors=True)
-        _make_directory(partial)
+        make_private(partial)
         try:
             with place.runner.write_to(Omnibus.unpack(PurePosixPath(partial.resolve()))) as sink:
                 for done in copy_scanned(place.backup_set.read_archive("config"), sink, "config"):
@@ -116,23 +116,6 @@ def extract_repository(repository: Repository, to: Path, place: Place) -> Extrac
             with (scratch / "joined.bundle").open("rb") as joined:
                 shutil.copyfileobj(joined, file, CHUNK)
     return _extracted(to, members, place)
-
-
-@contextmanager
-def new_file(path: Path) -> Iterator[BinaryIO]:
-    """A file that gets its name only when the block ends well, readable by its owner alone. Raises ConfigError."""
-    _refuse_existing(path)
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        partial.rename(path)
-    except OSError as problem:
-        raise DrtoolError(f"{partial}: {problem.strerror}", hint="Make room, or give another place.") from problem
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 # -- members ---------------------------------------------------------------------------------------------------------
@@ -292,20 +275,6 @@ def _find_repository(census: Census, path: str, part: Part | None) -> Repository
 
 def _extracted(path: Path, members: _Members, place: Place) -> Extracted:
     return Extracted(place.backup_set.manifest.set_id, path, path.stat().st_size, len(members.volumes_read))
-
-
-def _refuse_existing(path: Path) -> None:
-    if path.exists() or path.is_symlink():
-        raise ConfigError(f"{path}: is there already", hint="Give another name, or move it away.")
-
-
-def _make_directory(path: Path) -> None:
-    try:
-        path.mkdir(mode=0o700, parents=True)
-    except OSError as problem:
-        raise ConfigError(
-            f"{path}: cannot be made: {problem.strerror}", hint="Give a place you can write to."
-        ) from problem
 
 
 @contextmanager

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from drtool.catalog import BackupSet
 from drtool.engine import Clock, copy_scanned, phase
-from drtool.errors import ConfigError, DrtoolError
 from drtool.events import Emit, Progress
+from drtool.files import make_private, new_file, refuse_existing
 from drtool.journal import sync_directory
 
 
@@ -20,9 +19,8 @@ def fetch(backup_set: BackupSet, into: Path, *, clock: Clock, emit: Emit) -> tup
     """
     targets = {archive.name: into / f"{archive.name}.tar" for archive in backup_set.manifest.archives}
     for target in targets.values():
-        if target.exists():
-            raise ConfigError(f"{target}: is there already", hint="Give another directory, or move it away.")
-    _make_private(into)
+        refuse_existing(target)
+    make_private(into, exist_ok=True)
     for name, target in targets.items():
         with phase(f"fetch-{name}", f"Fetching the {name} archive", clock, emit):
             _fetch_archive(backup_set, name, target, emit)
@@ -35,24 +33,6 @@ def fetch(backup_set: BackupSet, into: Path, *, clock: Clock, emit: Emit) -> tup
 
 def _fetch_archive(backup_set: BackupSet, name: str, target: Path, emit: Emit) -> None:
     total = backup_set.manifest.archive(name).size
-    partial = target.with_name(target.name + ".partial")
-    try:
-        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            for done in copy_scanned(backup_set.read_archive(name), file, name):
-                emit(Progress(f"fetch-{name}", done, total))
-            file.flush()
-            os.fsync(file.fileno())
-        partial.rename(target)
-    except OSError as problem:
-        raise DrtoolError(f"{partial}: {problem.strerror}", hint="Make room, or give another directory.") from problem
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _make_private(path: Path) -> None:
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as problem:
-        raise ConfigError(
-            f"{path}: cannot be made: {problem.strerror}", hint="Give --into a directory that you can write to."
-        ) from problem
+    with new_file(target) as file:
+        for done in copy_scanned(backup_set.read_archive(name), file, name):
+            emit(Progress(f"fetch-{name}", done, total))

@@ -123,6 +123,20 @@ def test_existing_file_is_never_replaced(tmp_path: Path, source: Source) -> None
     assert (tmp_path / "x").read_text() == "mine"
 
 
+def test_what_others_left_in_the_way_is_neither_written_into_nor_followed(tmp_path: Path, source: Source) -> None:
+    """Root extracts into a directory that others may write to, and somebody was there before."""
+    (tmp_path / "precious").write_text("precious")
+    (tmp_path / "x.partial").symlink_to(tmp_path / "precious")
+    (tmp_path / "y.partial").touch(mode=0o666)
+    with (tmp_path / "y.partial").open("rb") as watched:
+        for name in ("x", "y"):
+            extract_member("db/database.sql.gz", tmp_path / name, place(committed(source)))
+            assert stat.S_IMODE((tmp_path / name).lstat().st_mode) == 0o600
+        assert watched.read() == b""
+    assert (tmp_path / "precious").read_text() == "precious"
+    assert not (tmp_path / "x").is_symlink()
+
+
 def test_damage_behind_the_member_in_its_last_volume_leaves_no_file(tmp_path: Path, source: Source) -> None:
     found = committed(source)
     store = found.catalog.store
