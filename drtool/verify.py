@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from itertools import accumulate
 from typing import Literal, assert_never
 
 from drtool.catalog import BackupSet
@@ -18,6 +19,7 @@ from drtool.events import Emit, Progress
 
 Level = Literal["present", "digest", "contents"]
 
+_CLOCKS_APART = timedelta(hours=1)
 _AT_ONCE = 2
 """Volumes. Each is fetched in several ranges at once, so this is for their digests; 45 MiB of memory for each."""
 
@@ -104,18 +106,21 @@ def choose(backup_set: BackupSet, read: Mapping[str, str], share: float) -> tupl
     """
     waiting = sorted(backup_set.manifest.volumes, key=lambda volume: read.get(volume.name, ""))
     wanted = backup_set.manifest.stored_size * share
-    chosen: list[Volume] = []
-    for volume in waiting:
-        if chosen and _stored(chosen) >= wanted:
-            break
-        chosen.append(volume)
-    return tuple(chosen)
+    before = accumulate((volume.stored_size for volume in waiting), initial=0)
+    return tuple(volume for volume, size in zip(waiting, before, strict=False) if not size or size < wanted)
 
 
 def judge_age(verdict: Verdict, now: datetime, oldest: timedelta) -> Verdict:
-    """Add one more check: was the set taken no longer ago than this? What is intact may still be last year's."""
+    """Add one more check: was the set taken no longer ago than this? What is intact may still be last year's.
+
+    A set from the future fails too: a clock that was wrong one night would make it the latest, and new, for years.
+    """
     age = now - time_of(verdict.set_id)
-    late = (f"taken {age_text(age)} ago, more than {age_text(oldest)}",) if age > oldest else ()
+    late: tuple[str, ...] = ()
+    if age > oldest:
+        late = (f"taken {age_text(age)} ago, more than {age_text(oldest)}",)
+    elif age < -_CLOCKS_APART:
+        late = (f"taken {age_text(-age)} in the future: a clock is wrong, and how old it is is not known",)
     return replace(verdict, checks=(*verdict.checks, Check("age", late)), problems=(*verdict.problems, *late))
 
 

@@ -245,6 +245,15 @@ def test_age_is_one_more_check(made: Made) -> None:
     assert late.checks[-1].name == "age"
 
 
+def test_set_from_the_future_is_not_new(made: Made) -> None:
+    """A host whose clock was wrong for one night; its set is the latest for years."""
+    verdict = judged(made.opened, "present")
+    taken = made.opened.manifest.created_at
+    assert judge_age(verdict, taken - timedelta(minutes=20), timedelta(hours=26)).problems == ()
+    (problem,) = judge_age(verdict, taken - timedelta(hours=30), timedelta(hours=26)).problems
+    assert problem.startswith("taken 30 hours in the future")
+
+
 @dataclass
 class Office:
     """A record office whose clock goes on by a day with every verification."""
