@@ -23,8 +23,9 @@ from drtool.config import (
     read_config,
     read_secret,
 )
+from drtool.copy import Copied, copy
 from drtool.engine import Clock, SystemClock
-from drtool.errors import ConfigError
+from drtool.errors import ConfigError, DrtoolError
 from drtool.events import Emit
 from drtool.hosts import Runner
 from drtool.hosts.local import LocalRunner
@@ -97,6 +98,18 @@ class App:
         set_id = self.catalog.resolve(text)
         manifest = self.catalog.read_manifest(set_id, None if unsigned else self.verifier)
         return BackupSet(self.catalog, manifest, identities)
+
+    def copy_to_all(self, set_id: str) -> list[Copied]:
+        """Copy a set to every store that the configuration wants one in. Raises, as itself, what one copy raises."""
+        copies = []
+        for table in self.instance.copies:
+            try:
+                target = self.catalog_on(table.store)
+                copies.append(copy(self.open_set(set_id), target, clock=self.clock, emit=self.emit))
+            except DrtoolError as problem:
+                hint = f"The set itself is complete. `drtool copy {set_id} --to {table.store}` copies it later."
+                raise type(problem)(f"{set_id} has no copy in {table.store}: {problem}", hint=hint) from problem
+        return copies
 
     def backup_order(self) -> backup.Order:
         table = self.instance

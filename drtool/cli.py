@@ -15,9 +15,7 @@ from drtool import __version__
 from drtool.invocation import COMMON, IDENTITY, INSTANCE, UNSIGNED, Call, command
 
 if TYPE_CHECKING:
-    from drtool.app import App
     from drtool.catalog import BackupSet
-    from drtool.copy import Copied
     from drtool.errors import DrtoolError
 
 
@@ -114,23 +112,8 @@ def backup(call: Call, instance: str | None, dry_run: bool) -> None:
         call.ui.result(planned, preview_text(planned))
         return
     outcome = back_up(order, place)
-    copies = _copy_to_all(app, outcome.manifest.set_id)
+    copies = app.copy_to_all(outcome.manifest.set_id)
     call.ui.result({**asdict(outcome), "copies": copies}, "\n".join([backup_text(outcome), *map(copied_text, copies)]))
-
-
-def _copy_to_all(app: App, set_id: str) -> list[Copied]:
-    from drtool.copy import copy as copy_set
-    from drtool.errors import DrtoolError
-
-    copies = []
-    for table in app.instance.copies:
-        try:
-            target = app.catalog_on(table.store)
-            copies.append(copy_set(app.open_set(set_id), target, clock=app.clock, emit=app.emit))
-        except DrtoolError as problem:
-            hint = f"The set itself is complete. `drtool copy {set_id} --to {table.store}` copies it later."
-            raise type(problem)(f"{set_id} has no copy in {table.store}: {problem}", hint=hint) from problem
-    return copies
 
 
 @cli.command("list")

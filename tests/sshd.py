@@ -71,7 +71,7 @@ class SshServer:
         """Return the target for somebody who forwards a port to this server."""
         known = self.folder / f"known_hosts-{port}"
         known.write_text(f"[127.0.0.1]:{port} {self.host_key}\n")
-        return replace(self.target, port=port, known_hosts=(known,), **changes)  # type: ignore[arg-type]
+        return replace(self.target, port=port, known_hosts=(known,), **changes)  # type: ignore[arg-type]  # passed on as they come
 
     def sessions(self) -> list[int]:
         """Return the server's processes that serve connections, the one that listens excluded."""

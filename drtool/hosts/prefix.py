@@ -19,8 +19,9 @@ from subprocess import PIPE, Popen, TimeoutExpired
 from typing import IO, TYPE_CHECKING
 
 from drtool.core.command import Command
+from drtool.hosts.links import Link
 from drtool.hosts.local import clean_environment, not_started
-from drtool.hosts.tether import Link, TetheredRunner
+from drtool.hosts.tether import TetheredRunner
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer

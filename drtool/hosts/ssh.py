@@ -24,10 +24,11 @@ from typing import TYPE_CHECKING, Any
 import paramiko
 
 from drtool.errors import CommandFailed, HostUnfit
+from drtool.hosts.links import Link
 from drtool.hosts.prefix import SUDO
 from drtool.hosts.ssh_login import check_host_key, log_in, offered_key_types
 from drtool.hosts.ssh_target import SshTarget
-from drtool.hosts.tether import Link, TetheredRunner
+from drtool.hosts.tether import TetheredRunner
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer

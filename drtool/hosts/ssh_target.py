@@ -95,7 +95,7 @@ def _lookup(config: Path | None, host: str) -> Mapping[str, object]:
     from paramiko import ConfigParseError, CouldNotCanonicalize, SSHConfig  # slow to import
 
     try:
-        return SSHConfig.from_path(config).lookup(host)  # type: ignore[no-any-return]
+        return SSHConfig.from_path(config).lookup(host)  # type: ignore[no-any-return]  # paramiko has no types
     except (ConfigParseError, CouldNotCanonicalize, OSError, UnicodeDecodeError, ImportError) as error:
         raise ConfigError(f"{config} cannot be read: {error}", hint="Try `ssh -G HOST`.") from error
 
@@ -115,7 +115,7 @@ def _jump(text: object, config: Path | None, hops: int) -> SshTarget | None:
 def _paths(value: object) -> tuple[Path, ...]:
     if not value:
         return ()
-    words: Sequence[str] = [value] if isinstance(value, str) else list(value)  # type: ignore[call-overload]
+    words: Sequence[str] = [value] if isinstance(value, str) else list(value)  # type: ignore[call-overload]  # text or a list of texts
     return tuple(Path(word).expanduser() for line in words for word in line.split() if word != "none")
 
 

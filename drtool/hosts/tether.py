@@ -24,10 +24,11 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 from drtool.core.command import Command
 from drtool.errors import CommandFailed, DrtoolError
+from drtool.hosts.links import Carrier, Link
 from drtool.hosts.local import KEPT, failure
 
 if TYPE_CHECKING:
@@ -79,46 +80,6 @@ kill -s KILL -- "-$group"
 """
 _CLEAN = " ".join(["-i", *(f'${{{name}+"{name}=${name}"}}' for name in KEPT)])
 _LOCALE = "LC_ALL=C TZ=UTC"
-
-
-class Link(Protocol):
-    """One process far away. Safe for one reader of each stream, one writer, and anybody who closes it."""
-
-    def read(self, size: int) -> bytes:
-        """Return what there is of standard output, ``b""`` at its end and when the connection is lost."""
-        ...
-
-    def read_error(self, size: int) -> bytes:
-        """Return what there is of standard error, ``b""`` at its end and when the connection is lost."""
-        ...
-
-    def write(self, data: ReadableBuffer) -> None:
-        """Write all to standard input. Raises OSError when the far end takes no more."""
-        ...
-
-    def wait(self, seconds: float | None) -> int | None:
-        """Wait for the exit status. None: the connection was lost before all of output or status came. TimeoutError."""
-        ...
-
-    def beside(self, argv: Sequence[str]) -> Link:
-        """Start another process over the same connection. Raises CommandFailed, also when that is lost."""
-        ...
-
-    def close(self) -> None:
-        """Let go of it, and wake whoever reads or writes. May be called again."""
-        ...
-
-
-class Carrier(Protocol):
-    """Starts processes far away."""
-
-    def start(self, argv: Sequence[str]) -> Link:
-        """Raises HostUnfit when there is no way to the host, CommandFailed when it does not take the command."""
-        ...
-
-    def close(self) -> None:
-        """Let go of the host. May be called again; a later ``start`` connects anew."""
-        ...
 
 
 class TetheredRunner:

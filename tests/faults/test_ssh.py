@@ -157,7 +157,7 @@ def test_read_from_never_takes_a_cut_connection_for_the_end(sshd: SshServer) -> 
 
 
 def test_a_cut_connection_is_an_error_that_leaves_the_end_open(cut_runner: SshRunner, cutter: Cutter) -> None:
-    with pytest.raises(CommandFailed, match="not known whether it ended") as caught:  # noqa: SIM117
+    with pytest.raises(CommandFailed, match="not known whether it ended") as caught:  # noqa: SIM117 - the inner block is what raises
         with cut_runner.read_from(sh("echo $$; exec sleep 300")) as output:
             process = output.read(64)
             cutter.cut()
@@ -217,7 +217,7 @@ def test_write_to_says_when_a_command_that_went_well_did_not_read_all(runner: Ss
 
 def test_a_silent_server_is_found_out(sshd: SshServer) -> None:
     with closing(SshRunner(impatient(sshd), grace=GRACE)) as runner, contextlib.ExitStack() as weather:
-        with pytest.raises(CommandFailed, match="not known whether it ended") as caught:  # noqa: SIM117
+        with pytest.raises(CommandFailed, match="not known whether it ended") as caught:  # noqa: SIM117 - the inner block is what raises
             with runner.read_from(sh("echo ready; sleep 300")) as output:
                 assert output.read(64) == b"ready\n"
                 weather.enter_context(stopped(sshd))

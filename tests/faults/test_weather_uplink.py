@@ -43,7 +43,7 @@ def test_part_that_takes_longer_than_every_timeout_is_sent_once_to_s3(
     """A timeout is for a network that stands still, not for one that is slow: what counts is that bytes move."""
     monkeypatch.setattr("drtool.stores.s3._CONNECT_TIMEOUT", SHORT)
     content = WHOLE[: 5 * MIB]
-    store = s3_http.store(prefix="uplink", endpoint=s3_proxy.url, checksums=checksums)  # type: ignore[arg-type]
+    store = s3_http.store(prefix="uplink", endpoint=s3_proxy.url, checksums=checksums)  # type: ignore[arg-type]  # a parameter of the test
     fault = s3_proxy.add(Fault("slow request", call="PutObject", seconds=SECONDS))
 
     store.put("one", forward_only([content]))

@@ -47,7 +47,7 @@ def _command(state: Path) -> tuple[str, ...]:
 
 def _is_free(users: object) -> bool:
     try:
-        fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)  # type: ignore[arg-type]
+        fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)  # type: ignore[arg-type]  # an open file
     except BlockingIOError:
         return False
     return True

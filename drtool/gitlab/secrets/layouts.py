@@ -27,7 +27,7 @@ class Scheme(StrEnum):
     GCM_BYTEA_TEXT = "GCM, base64 in bytea"  # D
     CBC_SALTED = "CBC, salted"  # E
     CBC = "CBC"  # F
-    TOKEN_STATIC = "token, nonce of the key"  # noqa: S105  # G
+    TOKEN_STATIC = "token, nonce of the key"  # noqa: S105  # G; a description, no secret
     TOKEN = "token, nonce of its own"  # noqa: S105  # H
     RAILS = "Rails"  # I
     RAILS_ENVELOPE = "Rails, envelope"  # J

@@ -170,7 +170,7 @@ def _read_yaml(text: bytes) -> _Source:
 
     try:
         # The loader that makes nothing but text: unquoted digits would become a number, digits-e-digits another one.
-        document = yaml.load(text, Loader=yaml.BaseLoader)  # noqa: S506
+        document = yaml.load(text, Loader=yaml.BaseLoader)  # noqa: S506 - makes nothing but text
     except (yaml.YAMLError, RecursionError, ValueError):
         raise _Unreadable("is not YAML") from None
     if not isinstance(document, dict):
