@@ -11,6 +11,7 @@ from typing import Any
 from drtool import backup, restore
 from drtool.capabilities import Facts, Trial
 from drtool.catalog import BackupSet, Catalog
+from drtool.clock import Clock, SystemClock
 from drtool.config import (
     AnyStoreTable,
     Config,
@@ -24,7 +25,6 @@ from drtool.config import (
     read_secret,
 )
 from drtool.copy import Copied, copy
-from drtool.engine import Clock, SystemClock
 from drtool.errors import ConfigError, DrtoolError
 from drtool.events import Emit
 from drtool.hosts import Runner

@@ -15,6 +15,7 @@ from typing import Any
 
 from drtool import __version__
 from drtool.catalog import BackupSet, Catalog
+from drtool.clock import Clock
 from drtool.core.census import Census
 from drtool.core.command import Command
 from drtool.core.model import (
@@ -31,7 +32,7 @@ from drtool.core.model import (
     verdict_of,
 )
 from drtool.core.versions import package_for
-from drtool.engine import Clock, await_tasks, phase, try_and_collect, unless_locked_out
+from drtool.engine import await_tasks, phase, try_and_collect, unless_locked_out
 from drtool.errors import (
     CommandFailed,
     FormatTooNew,

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Literal
 
-from drtool.engine import Clock
+from drtool.clock import Clock
 from drtool.errors import DrtoolError, ObjectExists, StoreAccessDenied, StoreError
 from drtool.events import Emit
 from drtool.stores import LeavesUploads, Store

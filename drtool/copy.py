@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import BinaryIO, cast
 
 from drtool.catalog import MANIFEST, BackupSet, Catalog
+from drtool.clock import Clock
 from drtool.core.model import Volume
-from drtool.engine import Clock, phase
+from drtool.engine import phase
 from drtool.errors import ObjectExists, SetDamaged, StoreError
 from drtool.events import Emit, Progress
 from drtool.stores import CopiesWithin

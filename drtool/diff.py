@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from drtool.catalog import BackupSet
+from drtool.clock import Clock
 from drtool.core.census import Census, Difference, compare
 from drtool.counting import count_host
-from drtool.engine import Clock, phase
+from drtool.engine import phase
 from drtool.events import Emit
 from drtool.hosts import Runner
 from drtool.installs.omnibus import Omnibus

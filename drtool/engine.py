@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import io
 import json
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import PurePosixPath
-from typing import BinaryIO, Protocol, TypeVar, assert_never
+from typing import BinaryIO, TypeVar, assert_never
 
 from drtool import __version__
 from drtool.catalog import BackupSet
+from drtool.clock import Clock
 from drtool.core.command import Command
 from drtool.core.plan import Expect, Plan, Prove, Record, Restore, Run, Send, Step, Wait, render_plan
 from drtool.errors import Busy, CommandFailed, DrtoolError, HostUnfit, ResumeError, UnsafeMember
@@ -36,25 +36,6 @@ _Result = TypeVar("_Result")
 _LOCKED_OUT = 3  # tries
 _PATIENCE = timedelta(hours=6)
 _TASK_PAUSE = timedelta(seconds=1)
-
-
-class Clock(Protocol):
-    """Time, as an argument. Tests bring their own."""
-
-    def now(self) -> datetime: ...
-    def monotonic(self) -> float: ...
-    def sleep(self, duration: timedelta) -> None: ...
-
-
-class SystemClock:
-    def now(self) -> datetime:
-        return datetime.now(UTC)
-
-    def monotonic(self) -> float:
-        return time.monotonic()
-
-    def sleep(self, duration: timedelta) -> None:
-        time.sleep(duration.total_seconds())
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,11 @@
     ├── SignatureInvalid            27   no signature, a wrong one, or by a key that is not trusted
     ├── RestoreFailed               28   the restore ran, and what it left is not what the set holds
     ├── ResumeError                 29   the journal does not fit what is asked
-    └── Differs                     30   two things that were compared are not the same
+    ├── Differs                     30   two things that were compared are not the same
+    ├── AddressError                31   the provider of the public address did not do it, or must not be asked to
+    │   ├── AddressElsewhere        32   the address is held by somebody else than was expected; nothing was moved
+    │   └── AddressTransient        31   may work in a moment; retried before anybody sees it
+    └── CutoverFailed               33   the address was moved and is back where it was, or needs a decision
 
 2 is click's own status for a wrong command line, 130 stands for Ctrl-C.
 The class carries the status, the instance a ``hint``: one sentence, what to do next.
@@ -162,3 +166,25 @@ class ResumeError(DrtoolError):
 
 class Differs(DrtoolError):
     exit_status = 30
+
+
+class AddressError(DrtoolError):
+    """``code`` is what the provider itself calls it, empty where it said nothing."""
+
+    exit_status = 31
+
+    def __init__(self, message: str, *, code: str = "", hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.code = code
+
+
+class AddressElsewhere(AddressError):
+    exit_status = 32
+
+
+class AddressTransient(AddressError):
+    """Known to be worth another try. Whether it had an effect is not known: look before you do it again."""
+
+
+class CutoverFailed(DrtoolError):
+    exit_status = 33

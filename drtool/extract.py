@@ -16,10 +16,11 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Literal
 
 from drtool.catalog import BackupSet
+from drtool.clock import Clock
 from drtool.core.census import Census
 from drtool.core.command import Command
 from drtool.core.model import Archive, IndexedMember
-from drtool.engine import Clock, copy_scanned, phase
+from drtool.engine import copy_scanned, phase
 from drtool.errors import CommandFailed, DrtoolError, MemberMissing, SetDamaged
 from drtool.events import Emit, Progress
 from drtool.files import make_private, new_file, refuse_existing

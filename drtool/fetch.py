@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from drtool.catalog import BackupSet
-from drtool.engine import Clock, copy_scanned, phase
+from drtool.clock import Clock
+from drtool.engine import copy_scanned, phase
 from drtool.events import Emit, Progress
 from drtool.files import make_private, new_file, refuse_existing
 from drtool.journal import sync_directory

@@ -9,7 +9,7 @@ from datetime import datetime
 
 from drtool import __version__
 from drtool.catalog import BackupSet, Catalog
-from drtool.engine import Clock
+from drtool.clock import Clock
 from drtool.errors import ConfigError, ObjectMissing, SignatureInvalid, StoreError
 from drtool.events import Emit, Noticed
 from drtool.signing import Signer, Verifier

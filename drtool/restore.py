@@ -14,10 +14,11 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from drtool.catalog import BackupSet
+from drtool.clock import Clock
 from drtool.core.model import Manifest, is_set_id
 from drtool.core.plan import Expect, Plan, Prove, Record, Restore, Run, Send, Step, Wait, parse_plan
 from drtool.core.versions import same_version
-from drtool.engine import Clock, Site, StepTime, execute
+from drtool.engine import Site, StepTime, execute
 from drtool.errors import HostUnfit, ResumeError, TargetHoldsData
 from drtool.events import Emit
 from drtool.gitlab.archive import INFORMATION, order_members

@@ -11,9 +11,10 @@ from itertools import accumulate
 from typing import Literal, assert_never
 
 from drtool.catalog import BackupSet
+from drtool.clock import Clock
 from drtool.contents import read_contents
 from drtool.core.model import Check, Finding, Volume, time_of
-from drtool.engine import Clock, phase
+from drtool.engine import phase
 from drtool.errors import SetDamaged, StoreError
 from drtool.events import Emit, Progress
 

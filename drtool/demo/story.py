@@ -18,12 +18,12 @@ from pathlib import Path
 
 from drtool.app import App, load
 from drtool.backup import back_up
+from drtool.clock import SystemClock
 from drtool.core.command import Command
 from drtool.core.model import Manifest
 from drtool.demo.census import Census, difference, doctor, take_census
 from drtool.demo.sandbox import Sandbox
 from drtool.demo.seed import seed
-from drtool.engine import SystemClock
 from drtool.errors import ConfigError, RestoreFailed
 from drtool.extract import Place, extract_project
 from drtool.gitlab.repositories import RefSet

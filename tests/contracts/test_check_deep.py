@@ -15,8 +15,8 @@ from oss2.models import BucketLifecycle, LifecycleRule, StorageTransition
 from drtool import capabilities
 from drtool.app import load
 from drtool.capabilities import Capability, Facts, Trial
+from drtool.clock import SystemClock
 from drtool.deep import Report, try_out
-from drtool.engine import SystemClock
 from drtool.errors import BucketMissing, ConfigError, StoreAccessDenied, StoreError
 from drtool.events import ignore
 from drtool.stores import ObjectInfo, Store

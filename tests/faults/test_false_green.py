@@ -21,13 +21,13 @@ import pytest
 from drtool import backup, restore
 from drtool.app import App, load
 from drtool.catalog import MANIFEST
+from drtool.clock import SystemClock
 from drtool.core.model import Manifest
 from drtool.demo.census import Census, difference, doctor, take_census
 from drtool.demo.sandbox import Sandbox, Switch
 from drtool.demo.seed import seed
 from drtool.demo.standin import secret_file
 from drtool.diff import diff_host
-from drtool.engine import SystemClock
 from drtool.errors import (
     BackupFailed,
     Busy,

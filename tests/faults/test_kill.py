@@ -19,10 +19,10 @@ from pathlib import Path
 import pytest
 
 from drtool.app import App, load
+from drtool.clock import SystemClock
 from drtool.demo.census import Census, difference, doctor, take_census
 from drtool.demo.sandbox import Sandbox
 from drtool.demo.seed import seed
-from drtool.engine import SystemClock
 from drtool.events import ignore
 from drtool.gitlab.archive import ARCHIVE_SUFFIX
 from drtool.hosts.local import LocalRunner
