@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from .control import Service
+from .services import service
 from .settings import Host
 
 _FIX = """\
@@ -22,9 +22,9 @@ def check(host: Host) -> None:
     say = sys.stdout.write
     say("Checking GitLab subtasks ...\n\n")
     _section("GitLab Shell", [("GitLab Shell: ... GitLab Shell version >= 14.45.0 ?", "OK (14.45.0)")])
-    gitaly = "OK" if Service(host, "gitaly").up else "FAIL: 14:connections to all backends failing"
+    gitaly = "OK" if service(host, "gitaly").up else "FAIL: 14:connections to all backends failing"
     _section("Gitaly", [("Gitaly: ... default", gitaly)])
-    sidekiq = Service(host, "sidekiq").up
+    sidekiq = service(host, "sidekiq").up
     answers = [("Sidekiq: ... Running?", "yes" if sidekiq else "no")]
     if sidekiq:
         answers.append(("Number of Sidekiq processes (cluster/worker) ...", "1/1"))
@@ -40,7 +40,7 @@ def check(host: Host) -> None:
             ("Database contains orphaned GroupMembers? ...", "no"),
             ("GitLab config exists? ...", "yes"),
             ("Uploads directory exists? ...", "yes" if (host.data / "gitlab-rails/uploads").is_dir() else "no"),
-            ("Redis version >= 6.2.14? ...", "yes" if Service(host, "redis").up else "no"),
+            ("Redis version >= 6.2.14? ...", "yes" if service(host, "redis").up else "no"),
             ("Init script exists? ...", "skipped (omnibus-gitlab has no init script)"),
             ("Git user has default SSH configuration? ...", orphans),
         ],

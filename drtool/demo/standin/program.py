@@ -1,4 +1,4 @@
-"""The five commands of opt/gitlab/bin, and gitaly-backup."""
+"""The five commands of opt/gitlab/bin, gitaly-backup, and the web services of a host that has real services."""
 
 from __future__ import annotations
 
@@ -50,11 +50,15 @@ def main(root: Path, arguments: list[str]) -> int:
         case "gitlab-ctl":
             return control.main(host, rest)
         case "gitlab-healthcheck":
-            return control.healthcheck(host)
+            return control.healthcheck(host, rest)
         case "gitlab-psql":
             return _psql(host, rest)
         case "gitaly-backup":
             return gitaly.main(host, rest)
+        case "serve":
+            from . import web  # the commands do without a server's modules
+
+            return web.serve(host, rest[0])
     sys.stderr.write(f"no such command: {command}\n")
     return 127
 
@@ -143,6 +147,7 @@ def _drop_privileges(user: str) -> None:
 
 def _psql(host: Host, arguments: list[str]) -> int:
     """Become psql, as the superuser."""
+    _drop_privileges(host.settings["postgres_user"])
     program = host.postgres_program("psql")
     environment = host.postgres_environment("gitlab-psql")
     os.execve(program, [program, *arguments], environment)  # never returns

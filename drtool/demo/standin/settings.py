@@ -17,6 +17,9 @@ DEFAULTS: dict[str, Any] = {
     "gitaly_address": "",  # unix:/path of a real Gitaly, for the real program
     "gitaly_token": "",
     "user": "",  # whom gitlab-rake drops to when started as root; empty: nobody drops
+    "supervisor": "",  # "runit": services are real ones, below opt/gitlab/service
+    "web": "",  # where a real server answers; empty: gitlab-healthcheck asks nobody
+    "postgres_user": "",  # whom gitlab-psql becomes when started as root, where the server knows users by peer
     "postgres": {"socket": "", "port": 5432, "programs": "", "data": "", "start": []},
     "switches": {},
 }
