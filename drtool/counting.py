@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime
 from typing import BinaryIO
 
@@ -42,6 +43,12 @@ def count_host(install: Omnibus, runner: Runner, now: datetime) -> Census:
         raise HostUnfit(
             f"{runner.name} cannot be counted: {problem}", hint="As root, with PostgreSQL running: gitlab-ctl status."
         ) from problem
+
+
+def as_a_backup_would(now: Census, then: Census) -> Census:
+    """Leave out empty directories of components that are switched off, and so are in no backup."""
+    components = {name: files for name, files in now.components.items() if files.count or name in then.components}
+    return replace(now, components=components)
 
 
 def _tables(install: Omnibus, runner: Runner) -> dict[str, int]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from drtool.catalog import BackupSet
 from drtool.clock import Clock
-from drtool.core.census import Census, Difference, compare
-from drtool.counting import count_host
+from drtool.core.census import Difference, compare
+from drtool.counting import as_a_backup_would, count_host
 from drtool.engine import phase
 from drtool.events import Emit
 from drtool.hosts import Runner
@@ -34,10 +34,4 @@ def diff_host(backup_set: BackupSet, install: Omnibus, runner: Runner, *, clock:
     then = backup_set.read_census()
     with phase("diff", f"Counting what {runner.name} holds", clock, emit):
         now = count_host(install, runner, clock.now())
-    return Comparison(backup_set.manifest.set_id, runner.name, compare(then, _what_a_backup_holds(now, then)))
-
-
-def _what_a_backup_holds(now: Census, then: Census) -> Census:
-    """Leave out empty directories of components that are switched off, and so are in no backup."""
-    components = {name: files for name, files in now.components.items() if files.count or name in then.components}
-    return replace(now, components=components)
+    return Comparison(backup_set.manifest.set_id, runner.name, compare(then, as_a_backup_would(now, then)))

@@ -19,10 +19,26 @@ from typing import BinaryIO, TypeVar, assert_never
 from drtool import __version__
 from drtool.catalog import BackupSet
 from drtool.clock import Clock
+from drtool.core.census import compare
 from drtool.core.command import Command
-from drtool.core.plan import Expect, Plan, Prove, Record, Restore, Run, Send, Step, Wait, render_plan
-from drtool.errors import Busy, CommandFailed, DrtoolError, HostUnfit, ResumeError, UnsafeMember
+from drtool.core.plan import (
+    Compare,
+    Expect,
+    Plan,
+    Prove,
+    PutBack,
+    Record,
+    Restore,
+    Run,
+    Send,
+    Step,
+    Wait,
+    render_plan,
+)
+from drtool.counting import as_a_backup_would, count_host
+from drtool.errors import Busy, CommandFailed, DrtoolError, HostUnfit, RestoreFailed, ResumeError, UnsafeMember
 from drtool.events import Emit, HostSaid, PhaseFinished, PhaseStarted, Progress, Waiting
+from drtool.gitlab.application import few
 from drtool.gitlab.archive import Member, TarScanner, repository_manifests
 from drtool.gitlab.judging import judge
 from drtool.hosts import Runner
@@ -114,6 +130,10 @@ def _perform(step: Step, plan: Plan, site: Site, journal: Journal) -> None:
             _wait(step, site)
         case Restore():
             unless_locked_out(lambda: _restore(step, site), lambda: _await_tasks(step.name, step.patience, site))
+        case PutBack():
+            unless_locked_out(lambda: _put_back(step, site), lambda: _await_tasks(step.name, step.patience, site))
+        case Compare():
+            _compare(site)
         case Record():
             _record(plan, site, journal)
         case _:
@@ -212,6 +232,27 @@ def _repositories_of(backup_set: BackupSet) -> frozenset[tuple[str, str]]:
     indexed = backup_set.read_index()["application"]
     members = (Member(member.name, member.offset, member.size, "file") for member in indexed)
     return frozenset(repository_manifests(members, backup_set.manifest.gitlab.backup_id))
+
+
+def _put_back(step: PutBack, site: Site) -> None:
+    _await_tasks(step.name, step.patience, site)
+    names = site.runner.run(step.listing).decode("utf-8", "surrogateescape").splitlines()
+    members = (Member(name, 0, 0, "file") for name in names)
+    repositories = frozenset(repository_manifests(members, step.backup_id))
+    site.runner.run(step.clear)
+    lines, failure = try_and_collect(site.runner, step.command, step.name, site.emit)
+    judge(Expect.RESTORE_DONE, lines, failure, repositories)
+
+
+def _compare(site: Site) -> None:
+    then = site.backup_set.read_census()
+    now = count_host(site.install, site.runner, site.clock.now())
+    differences = compare(then, as_a_backup_would(now, then))
+    if differences:
+        raise RestoreFailed(
+            f"{site.runner.name} does not hold what the set does: {few([str(found) for found in differences])}",
+            hint=f"`drtool diff {site.backup_set.manifest.set_id} HOST` lists it all; the same command counts again.",
+        )
 
 
 def _wait(step: Wait, site: Site) -> None:

@@ -1,8 +1,8 @@
 """Bring an instance back from a set: look, decide, show, do, record.
 
 Nothing on the target is replaced before every byte that is needed lies on it and is proven: staging comes before the
-configuration, the safety copy before GitLab's own restore, which has no undo (it deletes what it moved aside; read in
-GitLab 18.9).
+configuration, copies of what is there before either. GitLab's own restore has no undo (it deletes what it moved aside;
+read in GitLab 18.9): ours brings those copies back.
 """
 
 from __future__ import annotations
@@ -15,16 +15,18 @@ from pathlib import Path
 
 from drtool.catalog import BackupSet
 from drtool.clock import Clock
-from drtool.core.model import Manifest, is_set_id
-from drtool.core.plan import Expect, Plan, Prove, Record, Restore, Run, Send, Step, Wait, parse_plan
+from drtool.core.marker import Marker
+from drtool.core.model import is_set_id
+from drtool.core.plan import Plan, parse_plan
 from drtool.core.versions import same_version
 from drtool.engine import Site, StepTime, execute
 from drtool.errors import HostUnfit, ResumeError, TargetHoldsData
 from drtool.events import Emit
-from drtool.gitlab.archive import INFORMATION, order_members
+from drtool.holding import only_restore_onto
 from drtool.hosts import Runner
 from drtool.installs.omnibus import Omnibus
 from drtool.journal import Journal, journals, new_journal, only_run
+from drtool.restore_plan import STAGING, Target, plan_restore
 from drtool.signing import Signer
 from drtool.survey import (
     LOOSE_MEMBERS,
@@ -33,48 +35,31 @@ from drtool.survey import (
     hostname,
     look_at_version,
     staged_information,
+    unfinished_restore,
 )
 
-_TASK_PATIENCE = timedelta(hours=6)
-_START_PATIENCE = timedelta(minutes=15)
 _TAKEN_UP_WITHIN = timedelta(days=1)
-
-_STAGING = ".drtool-"  # begins the name of a run's own directory, beside GitLab's members so that links can be made
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """What was seen on the host.
-
-    ``host`` is how drtool reaches it, ``hostname`` what it calls itself. ``projects`` is None when the database would
-    not say.
-    """
-
-    host: str
-    hostname: str
-    version: str
-    projects: int | None
-    loose_backup_id: str | None
-    loose_members: tuple[str, ...]
-
-    @property
-    def empty(self) -> bool:
-        return self.projects == 0
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is wanted. ``replace`` is the hostname whose projects may be replaced; None allows an empty target only."""
+    """What is wanted.
+
+    ``replace`` is the hostname whose projects may be replaced; None allows an empty target only. ``resume`` names a run
+    to take up, ``anew`` takes up none. ``compare`` counts what the host holds at the end.
+    """
 
     instance: str
     install: Omnibus
     replace: str | None = None
     resume: str | None = None
+    anew: bool = False
+    compare: bool = True
 
 
 @dataclass(frozen=True)
 class Place:
-    """What the work is done with."""
+    """What the work is done with. ``operator`` is what the machine calls itself that runs it."""
 
     runner: Runner
     backup_set: BackupSet
@@ -83,6 +68,7 @@ class Place:
     clock: Clock
     emit: Emit
     new_token: Callable[[], str]
+    operator: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,21 +99,27 @@ def prepare(request: Request, place: Place) -> Prepared:
     """
     place.backup_set.refuse_red()
     manifest = place.backup_set.manifest
-    interrupted = _unfinished(request, place)
+    interrupted = None if request.anew else _unfinished(request, place)
     target = look(request.install, place.runner)
     same_version(manifest.gitlab.version, target.version)
     if interrupted and _may_go_on(interrupted, request, target, place.clock.now()):
         return Prepared(_plan_of(interrupted), target, interrupted, resumed=True)
     _refuse_unfit(request, target)
     run_id = f"restore-{place.clock.now():%Y%m%dT%H%M%SZ}-{place.new_token()}"
-    plan = plan_restore(request.install, manifest, target, run_id=run_id)
+    plan = plan_restore(
+        request.install, manifest, target, _new_marker(run_id, place, target), compare=_counts(request, place)
+    )
     return Prepared(plan, target, Journal(place.state / "runs" / f"{run_id}.jsonl"), resumed=False)
 
 
 def carry_out(prepared: Prepared, request: Request, place: Place) -> Outcome:
     """Do what was prepared. Raises what its steps raise; the same command again goes on from there."""
     plan = prepared.plan
-    with only_run(place.state, request.instance, doing="a restore"):
+    who = f"{plan.run_id} ({place.operator})"
+    with (
+        only_run(place.state, request.instance, doing="a restore"),
+        only_restore_onto(place.runner, request.install, who),
+    ):
         journal = new_journal(place.state, plan.run_id)
         site = Site(place.runner, request.install, place.backup_set, place.signer, place.clock, place.emit)
         steps = execute(plan, site, journal)
@@ -138,88 +130,29 @@ def look(install: Omnibus, runner: Runner) -> Target:
     """Describe the host, changing nothing. Raises HostUnfit when there is no GitLab on it."""
     version = look_at_version(install, runner)
     names = sorted(entry.name for entry in backup_directory(install, runner))
-    ours = tuple(name for name in names if name in LOOSE_MEMBERS or name.startswith(_STAGING))
+    ours = tuple(name for name in names if name in LOOSE_MEMBERS or name.startswith(STAGING))
     staged = staged_information(install, runner)
     loose = staged.backup_id if staged else None
-    return Target(runner.name, hostname(runner), version, count_projects(install, runner), loose, ours)
+    projects, marker = count_projects(install, runner), unfinished_restore(install, runner)
+    return Target(runner.name, hostname(runner), version, projects, loose, ours, marker)
 
 
-def plan_restore(install: Omnibus, manifest: Manifest, target: Target, *, run_id: str) -> Plan:
-    """Decide the steps. Pure."""
-    staging = install.backup_path / f"{_STAGING}{run_id}"
-    safety: tuple[Step, ...] = (
-        ()
-        if target.empty
-        else (
-            Run(
-                "safety-copy",
-                "Keep a copy of what the target holds, as a backup of GitLab's own",
-                (install.create_backup(_safety_id(run_id), skip=()),),
-                Expect.BACKUP_DONE,
-            ),
-        )
+def _counts(request: Request, place: Place) -> bool:
+    return request.compare and place.backup_set.manifest.census is not None
+
+
+def _new_marker(run_id: str, place: Place, target: Target) -> Marker:
+    """The mark of a new run. Copies that another run kept before it replaced things are the ones to go back to."""
+    kept = target.marker if target.half_replaced else None
+    return Marker(
+        run_id,
+        place.backup_set.manifest.set_id,
+        place.clock.now(),
+        place.operator,
+        "staging",
+        copies=kept.copies if kept else run_id,
+        had_data=kept.had_data if kept else not target.empty,
     )
-    steps: tuple[Step, ...] = (
-        Prove("prove", "Check that every volume is there and can be opened", whole=("config",)),
-        Send(
-            "stage",
-            "Bring GitLab's members to the host, every digest checked",
-            "application",
-            (install.remove(staging.parent, (staging.name,)), install.make_directory(staging)),
-            install.unpack(staging),
-        ),
-        Wait(
-            "idle",
-            "Wait until no backup or restore of GitLab's own is running",
-            install.read_file(install.pid_file),
-            Expect.NO_TASK_RUNNING,
-            _TASK_PATIENCE,
-        ),
-        *safety,
-        Run("save-config", "Keep a copy of the target's configuration", (install.save_config(),)),
-        Send(
-            "send-config",
-            "Put configuration, secrets, certificates and host keys in place",
-            "config",
-            (),
-            install.unpack(install.root, exclude=("opt",)),
-            at_once=True,
-        ),
-        Run("reconfigure", "Reconfigure GitLab with them", (install.reconfigure(),)),
-        Run(
-            "quiesce",
-            "Stop what talks to the database",
-            (install.stop("puma"), install.stop("sidekiq"), install.status()),
-            Expect.PUMA_AND_SIDEKIQ_DOWN,
-            lasting=False,  # a host that starts anew starts them too
-        ),
-        Restore(
-            "restore",
-            "GitLab restores",
-            install.remove(install.backup_path, order_members({*LOOSE_MEMBERS, *target.loose_members})),
-            staging,
-            install.backup_path,
-            INFORMATION,
-            install.restore_backup(),
-            _TASK_PATIENCE,
-        ),
-        Run(
-            "clean",
-            "Remove the staged members",
-            (install.remove(install.backup_path, (staging.name, *LOOSE_MEMBERS)),),
-        ),
-        Run("start", "Start GitLab", (install.start(),)),
-        Wait("up", "Wait until every service runs", install.status(), Expect.ALL_SERVICES_UP, _START_PATIENCE),
-        Wait("ready", "Wait until GitLab answers", install.ready(), Expect.SUCCESS, _START_PATIENCE),
-        Run("check", "Ask GitLab to check itself", (install.gitlab_check(),), Expect.CHECK_CLEAN),
-        Run("secrets", "Ask GitLab whether its secrets fit", (install.doctor_secrets(),), Expect.SECRETS_FIT),
-        Record("receipt", "Write the receipt"),
-    )
-    return Plan(run_id, "restore", manifest.instance, manifest.set_id, target.host, steps)
-
-
-def _safety_id(run_id: str) -> str:
-    return f"drtool-safety-{run_id.removeprefix('restore-')}"
 
 
 def _refuse_unfit(request: Request, target: Target) -> None:
@@ -231,11 +164,15 @@ def _refuse_unfit(request: Request, target: Target) -> None:
         )
     if target.empty or request.replace == target.hostname:
         return
-    what = "its database does not answer" if target.projects is None else f"it holds {target.projects} projects"
+    if target.half_replaced:
+        what = f"it holds {target.marker}"
+    else:
+        what = "its database does not answer" if target.projects is None else f"it holds {target.projects} projects"
     wrong = f", and is not called {request.replace}" if request.replace else ""
+    keeps = "" if target.half_replaced else ", after a safety copy"
     raise TargetHoldsData(
         f"{target.hostname} is not empty: {what}{wrong}",
-        hint=f"To replace what is there, after a safety copy: --yes-replace {target.hostname}",
+        hint=f"To replace what is there{keeps}: --yes-replace {target.hostname}",
     )
 
 
@@ -260,6 +197,7 @@ def _fits(journal: Journal, request: Request, place: Place) -> bool:
         return False
     plan = json.loads(entry["plan"])
     ended = {step["name"] for step in plan["steps"]} <= {done["step"] for done in journal.all("finished")}
+    ended = ended or journal.find("undone") is not None
     wanted = (request.instance, place.backup_set.manifest.set_id, place.runner.name)
     return not ended and (plan["instance"], plan["set_id"], plan["host"]) == wanted
 
@@ -267,14 +205,29 @@ def _fits(journal: Journal, request: Request, place: Place) -> bool:
 def _may_go_on(journal: Journal, request: Request, target: Target, now: datetime) -> bool:
     """Tell whether the host may still be as an interrupted run left it.
 
-    Before GitLab's restore began, a target that was empty has to be empty still, or a safety copy planned. After it,
-    the projects there are most likely the set's own, but not for ever: a host that somebody repaired by hand and put
-    to work must not be overwritten because of a forgotten journal. Then only --resume, in so many words, goes on.
+    It has the run's mark, or there is no telling: it may be another machine of the same name. Before GitLab's restore
+    began, a target that was empty has to be empty still, or a safety copy planned. After it, the projects there are
+    most likely the set's own, but not for ever: a host that somebody repaired by hand and put to work must not be
+    overwritten because of a forgotten journal. Then only --resume, in so many words, goes on.
     """
+    if not _marked_as_it_should(journal, target):
+        if request.resume is None:
+            return False
+        raise ResumeError(
+            f"{target.hostname} does not have the mark of {journal.run_id}",
+            hint="It is another machine, or somebody else restored onto it. Leave --resume out to start anew.",
+        )
     began = [entry for entry in journal.all("started") if entry["step"] == "restore"]
     if not began:
-        return target.empty or any(step.name == "safety-copy" for step in _plan_of(journal).steps)
+        return target.projects == 0 or any(step.name == "safety-copy" for step in _plan_of(journal).steps)
     return request.resume is not None or now - datetime.fromisoformat(began[-1]["at"]) < _TAKEN_UP_WITHIN
+
+
+def _marked_as_it_should(journal: Journal, target: Target) -> bool:
+    marked = any(entry["step"] == "mark" for entry in journal.all("finished"))
+    unmarked = any(entry["step"] == "unmark" for entry in journal.all("started"))
+    found = target.marker.run_id if target.marker else None
+    return found == journal.run_id or (found is None and (unmarked or not marked))
 
 
 def _plan_of(journal: Journal) -> Plan:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from drtool.core.command import Command
+from drtool.core.marker import MARKER, Marker, parse_marker
 from drtool.errors import CommandFailed, HostUnfit
 from drtool.gitlab.archive import COMPONENTS, INFORMATION, BackupInformation, parse_backup_information
 from drtool.hosts import Runner
@@ -45,6 +46,13 @@ def backup_directory(install: Omnibus, runner: Runner) -> tuple[Entry, ...]:
             f"{install.backup_path} on {runner.name} cannot be read",
             hint="Run as root; if GitLab's backup_path was changed, set backup_path in drtool.toml too.",
         ) from problem
+
+
+def unfinished_restore(install: Omnibus, runner: Runner) -> Marker | None:
+    """The restore that was begun on this host and did not end, if there is one. Raises HostUnfit."""
+    if not any(entry.name == MARKER for entry in backup_directory(install, runner)):
+        return None
+    return parse_marker(runner.run(install.read_file(install.backup_path / MARKER)))
 
 
 def staged_information(install: Omnibus, runner: Runner) -> BackupInformation | None:

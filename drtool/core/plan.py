@@ -126,6 +126,38 @@ class Restore:
 
 
 @dataclass(frozen=True, slots=True)
+class PutBack:
+    """Let GitLab restore an archive of its own that lies in ``directory``; ``clear`` removes what would go before it.
+
+    Judged by the repositories that the archive itself has manifests of.
+    """
+
+    name: str
+    title: str
+    clear: Command
+    listing: Command
+    backup_id: str
+    command: Command
+    patience: timedelta
+    kind: Literal["put-back"] = "put-back"
+    lasting: bool = True
+    repeatable: bool = True
+    irreversible: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Compare:
+    """Count what the host holds, and hold it against the set's census; a single difference fails."""
+
+    name: str
+    title: str
+    kind: Literal["compare"] = "compare"
+    lasting: bool = True
+    repeatable: bool = True
+    irreversible: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
     """Write the signed receipt."""
 
@@ -137,19 +169,23 @@ class Record:
     irreversible: bool = False
 
 
-Step = Prove | Send | Run | Wait | Restore | Record
+Step = Prove | Send | Run | Wait | Restore | PutBack | Compare | Record
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What one run does. ``purpose`` is what receipts call it; ``host`` what people call the target."""
+    """What one run does. ``purpose`` is what receipts call it; ``host`` what people call the target.
+
+    ``copies`` names the run whose copies of what was there before bring that back; empty where there are none.
+    """
 
     run_id: str
-    purpose: Literal["restore", "drill", "cutover"]
+    purpose: Literal["restore", "undo", "drill", "cutover"]
     instance: str
     set_id: str
     host: str
     steps: tuple[Step, ...]
+    copies: str = ""
 
     def __post_init__(self) -> None:
         names = [step.name for step in self.steps]

@@ -6,7 +6,7 @@ Sources: the package's wrapper scripts and GitLab's backup code, 18.9, and its r
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import PurePosixPath
@@ -68,6 +68,35 @@ for path; do
 done"""
 
 
+_WRITE_FILE = 'umask 077 && printf "%s\\n" "$1" >"$0.new" && sync "$0.new" && mv -f -- "$0.new" "$0"'
+
+# "$0" is the archive, "$1" the root. A fresh host may have neither directory.
+_KEEP_CONFIG = """\
+set -eu
+umask 077
+mkdir -p -- "${0%/*}"
+cd -- "$1"
+set -- --
+for name in etc/gitlab etc/ssh/ssh_host_*; do
+  if [ -e "$name" ]; then set -- "$@" "$name"; fi
+done
+if [ $# -eq 1 ]; then set -- --files-from=/dev/null; fi
+tar --create --file="$0.new" --exclude=etc/gitlab/config_backup "$@"
+sync "$0.new"
+mv -f -- "$0.new" "$0\""""
+
+# The archive is read to its end before anything goes.
+_PUT_BACK_CONFIG = """\
+set -eu
+tar --list --file="$0" >/dev/null
+cd -- "$1"
+if [ -d etc/gitlab ]; then
+  find etc/gitlab -mindepth 1 -maxdepth 1 ! -name config_backup -exec rm -rf -- {} +
+fi
+rm -f -- etc/ssh/ssh_host_*
+tar --extract --preserve-permissions --file="$0\""""
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One name in a directory, as ``list_directory`` finds it."""
@@ -99,6 +128,11 @@ class Omnibus:
     def pid_file(self) -> PurePosixPath:
         """The lock of GitLab's own backup and restore, since 15.5; holds a process id since 16.0."""
         return self._rails / "tmp/backup_restore.pid"
+
+    @property
+    def restore_lock(self) -> PurePosixPath:
+        """What one restore at a time holds; gone when the host starts anew."""
+        return self.root / "run/drtool-restore.lock"
 
     @property
     def secrets_file(self) -> PurePosixPath:
@@ -155,10 +189,6 @@ class Omnibus:
     def reconfigure(self) -> Command:
         return self._program("gitlab-ctl", "reconfigure", timeout=HOUR)
 
-    def save_config(self) -> Command:
-        """Let GitLab keep a copy of /etc/gitlab in /etc/gitlab/config_backup, beside the older ones. Needs root."""
-        return self._program("gitlab-ctl", "backup-etc", "--no-delete-old-backups", timeout=10 * MINUTE)
-
     def gitlab_check(self) -> Command:
         """Exits 0 whatever it finds; SANITIZE keeps project names out of the output."""
         return self._program("gitlab-rake", "gitlab:check", "SANITIZE=true", timeout=HOUR)
@@ -185,6 +215,10 @@ class Omnibus:
         Reads all of them once. Parents of partitions are left out: pg_dump writes their rows with the partitions.
         """
         return self._query(_COUNT_ALL_ROWS, timeout=2 * HOUR)
+
+    def query(self, sql: str, *, timeout: timedelta) -> Command:
+        """Ask GitLab's database; columns are divided by ``|``."""
+        return self._query(sql, timeout=timeout)
 
     def list_columns(self, tables: Sequence[str]) -> Command:
         """Print ``table|column`` for those of these tables that there are, in the schema ``public``."""
@@ -233,6 +267,11 @@ class Omnibus:
         return self.root / "var/opt/gitlab/git-data/repositories"
 
     @property
+    def component_directories(self) -> Mapping[str, PurePosixPath]:
+        """Where the files of each component are, by its id."""
+        return {name: self.root / directory for name, (directory, _) in _COMPONENT_DIRECTORIES.items()}
+
+    @property
     def counted_components(self) -> tuple[str, ...]:
         """The components that ``count_files`` knows the directory of."""
         return tuple(_COMPONENT_DIRECTORIES)
@@ -241,6 +280,11 @@ class Omnibus:
     def read_file(path: PurePosixPath) -> Command:
         """Print a file."""
         return Command(("cat", "--", str(path)), MINUTE)
+
+    @staticmethod
+    def write_file(path: PurePosixPath, text: str) -> Command:
+        """Write a small file without a secret in it, whole or not at all, for its owner alone."""
+        return Command(("sh", "-c", _WRITE_FILE, str(path), text), MINUTE)
 
     @staticmethod
     def list_directory(path: PurePosixPath) -> Command:
@@ -285,6 +329,27 @@ class Omnibus:
             ("tar", f"--directory={directory}", "--extract", "--file=-", "--preserve-permissions",
              *(left_out if exclude else []))
         )  # fmt: skip
+
+    @staticmethod
+    def list_archive(path: PurePosixPath) -> Command:
+        """Print the names of a tar's members, one per line. Reads all of it."""
+        return Command(("tar", f"--file={path}", "--list", "--quoting-style=literal"), 2 * HOUR)
+
+    def kept_config(self, run_id: str) -> PurePosixPath:
+        """Where a run keeps what its configuration replaces: not beside the backups, which may lie on a share."""
+        return self.root / "etc/gitlab/config_backup" / f"drtool-{_child(run_id)}.tar"
+
+    def kept_backup(self, backup_id: str) -> PurePosixPath:
+        """The file of a backup of GitLab's own."""
+        return self.backup_path / f"{_checked_id(backup_id)}_gitlab_backup.tar"
+
+    def keep_config(self, archive: PurePosixPath) -> Command:
+        """Write what a config archive replaces into a tar on the host, whole or not at all; see ``put_back_config``."""
+        return Command(("sh", "-c", _KEEP_CONFIG, str(archive), str(self.root)), 10 * MINUTE)
+
+    def put_back_config(self, archive: PurePosixPath) -> Command:
+        """Replace /etc/gitlab, but for its copies, and the SSH host keys by what ``keep_config`` kept."""
+        return Command(("sh", "-c", _PUT_BACK_CONFIG, str(archive), str(self.root)), 10 * MINUTE)
 
     @staticmethod
     def remove(directory: PurePosixPath, names: Sequence[str]) -> Command:

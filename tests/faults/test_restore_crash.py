@@ -12,6 +12,7 @@ from pathlib import Path, PurePath
 
 import pytest
 
+from drtool.core.marker import MARKER
 from drtool.core.plan import parse_plan
 from drtool.errors import CommandFailed, DrtoolError, RestoreFailed, StoreFull, StoreTransient, TargetHoldsData
 from drtool.events import Waiting
@@ -108,7 +109,7 @@ def deletes_only_what_it_may(host: ToyHost, runner: FaultyRunner, store: FaultyS
             for word in call.command.argv[call.command.argv.index("--") + 1 :]:
                 path = PurePath(word)
                 assert path.parent == PurePath(host.backups)
-                assert path.name in LOOSE or path.name.startswith(".drtool-restore-")
+                assert path.name in {*LOOSE, MARKER} or path.name.startswith(".drtool-restore-")
 
 
 @pytest.fixture(params=["empty", "with data"])

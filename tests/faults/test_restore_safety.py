@@ -74,7 +74,7 @@ def test_a_damaged_configuration_replaces_nothing_on_the_target(bench: Bench, ta
 def test_an_interrupted_restore_is_not_taken_up_onto_a_host_that_was_put_to_work_before_gitlab_restored(
     bench: Bench, target: ToyHost, set_id: str
 ) -> None:
-    _interrupted(bench, target, set_id, "backup-etc")
+    _interrupted(bench, target, set_id, "config_backup")
     _put_to_work(target)
 
     with pytest.raises(TargetHoldsData, match=HOSTNAME):

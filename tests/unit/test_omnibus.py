@@ -36,7 +36,6 @@ SANDBOX = Omnibus(PurePosixPath("/srv/box"), backups=PurePosixPath("/data/backup
         (OMNIBUS.start("sidekiq"), "/opt/gitlab/bin/gitlab-ctl start sidekiq"),
         (OMNIBUS.status(), "/opt/gitlab/bin/gitlab-ctl status"),
         (OMNIBUS.reconfigure(), "/opt/gitlab/bin/gitlab-ctl reconfigure"),
-        (OMNIBUS.save_config(), "/opt/gitlab/bin/gitlab-ctl backup-etc --no-delete-old-backups"),
         (
             OMNIBUS.unpack(PurePosixPath("/"), exclude=("opt", "etc/ssh")),
             "tar --directory=/ --extract --file=- --preserve-permissions --anchored --no-wildcards"

@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 
 from drtool.core.command import Command
 from drtool.core.plan import (
+    Compare,
     Expect,
     Plan,
     Prove,
+    PutBack,
     Record,
     Restore,
     Run,
@@ -57,6 +59,16 @@ STEPS: tuple[Step, ...] = (
         Command(("gitlab-backup", "restore", "force=yes"), timedelta(days=2)),
         timedelta(minutes=10),
     ),
+    PutBack(
+        "put-back",
+        "GitLab restores its own archive",
+        Command(("rm", "-f", "/backups/x")),
+        Command(("tar", "--list")),
+        "drtool-safety-1",
+        Command(("gitlab-backup", "restore", "BACKUP=drtool-safety-1")),
+        timedelta(minutes=10),
+    ),
+    Compare("compare", "Counting"),
     Record("record", "Writing the receipt", repeatable=False, irreversible=True),
 )
 PLAN = Plan("restore-20260113T031500Z-7f3a", "restore", "gitlab", "20260112T031500Z-0b1c", "root@new", STEPS)

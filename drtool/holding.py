@@ -1,0 +1,62 @@
+"""The lock of a target: one restore at a time, from wherever it is run.
+
+It is a lock of the target's kernel, held by a program that ends with its standard input, so a run that dies, or a
+connection that breaks, lets go of it: nobody has to unlock anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import PurePosixPath
+
+from drtool.core.command import Command
+from drtool.errors import Busy, CommandFailed
+from drtool.hosts import Runner
+from drtool.installs.omnibus import MINUTE, Omnibus
+
+_TAKEN = 75  # EX_TEMPFAIL
+
+# util-linux' flock. Who holds it is told to the others in the file itself.
+_HOLD = f"""\
+set -eu
+mkdir -p -- "${{0%/*}}"
+exec 9>>"$0"
+flock --nonblock 9 || exit {_TAKEN}
+printf '%s\\n' "$1" >"$0"
+exec cat >/dev/null"""
+
+# Ten seconds for the holder to start; one command, because each is a way over the network.
+_AWAIT = f"""\
+tries=100
+while [ $tries -gt 0 ]; do
+  if [ "$(cat -- "$0" 2>/dev/null)" = "$1" ]; then exit 0; fi
+  tries=$((tries - 1))
+  sleep 0.1
+done
+exit {_TAKEN}"""
+
+
+@contextmanager
+def only_restore_onto(runner: Runner, install: Omnibus, who: str) -> Iterator[None]:
+    """Hold the target's lock. Raises Busy, naming who holds it; ``who`` is what others are told."""
+    lock = install.root / "run/drtool-restore.lock"
+    with ExitStack() as held:
+        with _busy_if_taken(runner, lock):
+            held.enter_context(runner.write_to(Command(("sh", "-c", _HOLD, str(lock), who))))
+            runner.run(Command(("sh", "-c", _AWAIT, str(lock), who), MINUTE))
+        yield
+
+
+@contextmanager
+def _busy_if_taken(runner: Runner, lock: PurePosixPath) -> Iterator[None]:
+    try:
+        yield
+    except CommandFailed as problem:
+        if problem.status != _TAKEN:
+            raise
+        holder = runner.run(Command(("cat", "--", str(lock)), MINUTE)).decode("utf-8", "replace").strip()
+        raise Busy(
+            f"{runner.name}: another restore onto it is at work: {holder}",
+            hint="Wait for it to end, or end it where it runs; then run this again.",
+        ) from problem
