@@ -2,6 +2,7 @@
 
 <instance>/sets/<set_id>/application-0000.tar.age …  config-0000.tar.age  index.age  census.age
 <instance>/sets/<set_id>/manifest.json.sig, then manifest.json: the commit; rejected.json(.sig) in its place: a red set
+<instance>/sets/<set_id>/pin: it stays for ever; deleting, the tombstone: it is being removed, and no set any more
 <instance>/receipts/<run_id>.json and .sig
 """
 
@@ -46,6 +47,8 @@ from drtool.streams import CHUNK, Counted, Pulled, SealBroken, Tap, sealed, unse
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.json.sig"
 REJECTED = "rejected.json"
+PIN = "pin"
+TOMBSTONE = "deleting"
 _SIGNATURE = ".sig"
 _SMALL = 64 << 20  # a manifest names volumes, not members: 64 MiB of it would be half a million volumes
 
@@ -71,21 +74,34 @@ class Catalog:
         return self.recorded()[0]
 
     def recorded(self) -> tuple[list[str], list[str]]:
-        """Every committed set, and every one that was judged red and is no set; each oldest first."""
+        """Every committed set, and every one that was judged red and is no set; each oldest first.
+
+        One that is being removed is neither.
+        """
+        return self._recorded()[:2]
+
+    def _recorded(self) -> tuple[list[str], list[str], list[str]]:
+        """The same, and those that are being removed."""
+        found: dict[str, set[str]] = {MANIFEST: set(), REJECTED: set(), TOMBSTONE: set()}
+        for set_id, name, _ in self.objects():
+            if name in found and is_set_id(set_id):
+                found[name].add(set_id)
+        gone = found[TOMBSTONE]
+        return sorted(found[MANIFEST] - gone), sorted(found[REJECTED] - gone), sorted(gone)
+
+    def objects(self) -> Iterator[tuple[str, str, ObjectInfo]]:
+        """Whatever lies in the folders of sets: the folder's name, the name below it, what the store says."""
         prefix = f"{self.instance}/sets/"
-        found: dict[str, list[str]] = {MANIFEST: [], REJECTED: []}
         for info in self.store.list(prefix):
             set_id, _, name = info.key.removeprefix(prefix).partition("/")
-            if name in found and is_set_id(set_id):
-                found[name].append(set_id)
-        return sorted(found[MANIFEST]), sorted(found[REJECTED])
+            yield set_id, name, info
 
     def resolve(self, text: str) -> str:
         """Turn ``latest``, a set id or an unambiguous beginning of one into a set id. Raises SetMissing.
 
-        A red set is found by its whole id alone: nobody takes one by accident.
+        A red set is found by its whole id alone: nobody takes one by accident. One that is being removed is not found.
         """
-        known, rejected = self.recorded()
+        known, rejected, gone = self._recorded()
         if text == "latest":
             matches = known[-1:]
         elif text in known or text in rejected:
@@ -96,10 +112,11 @@ class Catalog:
             return matches[0]
         if matches:
             raise SetMissing(f"{text} may be any of {', '.join(matches)}", hint="Give more of the set's name.")
+        where = f"of {self.instance} in {self.store.name}"
+        if text in gone:
+            raise SetMissing(f"{text} {where} is being removed: it is no set any more", hint="Use another one.")
         raise SetMissing(
-            f"no backup set {text!r} of {self.instance} in {self.store.name}"
-            if text != "latest"
-            else f"no backup set of {self.instance} in {self.store.name}",
+            f"no backup set {where}" if text == "latest" else f"no backup set {text!r} {where}",
             hint="`drtool list` shows what is there." if known else "`drtool backup` makes the first one.",
         )
 
@@ -120,7 +137,7 @@ class Catalog:
 
     def _read_record(self, set_id: str, name: str, verifier: Verifier | None) -> Manifest:
         key = self.key(set_id, name)
-        text = self._read_small(key)
+        text = self.read_bytes(key)
         if verifier:
             verifier.verify(text, self._signature(key), source=key)
         manifest = parse_manifest(text, source=key)
@@ -133,6 +150,10 @@ class Catalog:
     def is_committed(self, set_id: str) -> bool:
         """Tell whether the set's manifest is there, whatever it says."""
         return self._is_there(self.key(set_id, MANIFEST))
+
+    def is_being_removed(self, set_id: str) -> bool:
+        """Tell whether the set has a tombstone."""
+        return self._is_there(self.key(set_id, TOMBSTONE))
 
     def is_rejected(self, set_id: str) -> bool:
         """Tell whether the set was judged red, and a record of that is there."""
@@ -169,9 +190,9 @@ class Catalog:
         return self._read_files(set_id, MANIFEST)
 
     def _read_files(self, set_id: str, name: str) -> dict[str, bytes]:
-        texts = {name: self._read_small(self.key(set_id, name))}
+        texts = {name: self.read_bytes(self.key(set_id, name))}
         with suppress(ObjectMissing):
-            texts[name + _SIGNATURE] = self._read_small(self.key(set_id, name + _SIGNATURE))
+            texts[name + _SIGNATURE] = self.read_bytes(self.key(set_id, name + _SIGNATURE))
         return texts
 
     def commit(self, manifest: Manifest, signer: Signer) -> None:
@@ -246,7 +267,7 @@ class Catalog:
 
     def read_receipt(self, key: str) -> tuple[bytes, bytes]:
         """A receipt and its signature. Raises ObjectMissing if it has none."""
-        return self._read_small(key), self._read_small(key + _SIGNATURE)
+        return self.read_bytes(key), self.read_bytes(key + _SIGNATURE)
 
     def stat_volume(self, set_id: str, name: str) -> ObjectInfo:
         return self.store.stat(self.key(set_id, name))
@@ -254,17 +275,8 @@ class Catalog:
     def put_bytes(self, key: str, content: bytes) -> None:
         self.store.put(key, io.BytesIO(content), size_hint=len(content))
 
-    def _signature(self, record: str) -> bytes:
-        key = record + _SIGNATURE
-        try:
-            return self._read_small(key)
-        except ObjectMissing as problem:
-            raise SignatureInvalid(
-                f"{key}: is not there, the set is unsigned",
-                hint="Someone else wrote it, or a file was lost; --unsigned goes on all the same.",
-            ) from problem
-
-    def _read_small(self, key: str) -> bytes:
+    def read_bytes(self, key: str) -> bytes:
+        """All bytes of a small object. Raises ObjectMissing, SetDamaged for one that is not small."""
         content = bytearray()
         with self.store.open(key) as body:
             while chunk := body.read(CHUNK):
@@ -272,6 +284,16 @@ class Catalog:
                 if len(content) > _SMALL:
                     raise SetDamaged(f"{key}: more than {_SMALL} bytes, far too large for what it should be")
         return bytes(content)
+
+    def _signature(self, record: str) -> bytes:
+        key = record + _SIGNATURE
+        try:
+            return self.read_bytes(key)
+        except ObjectMissing as problem:
+            raise SignatureInvalid(
+                f"{key}: is not there, the set is unsigned",
+                hint="Someone else wrote it, or a file was lost; --unsigned goes on all the same.",
+            ) from problem
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,10 @@ def copy(backup_set: BackupSet, to: Catalog, *, clock: Clock, emit: Emit) -> Cop
 
 
 def _is_there(to: Catalog, set_id: str, commit: Mapping[str, bytes]) -> bool:
+    if to.is_being_removed(set_id):
+        raise ObjectExists(
+            f"{set_id} is being removed from {to.store.name}", hint="Prune there first, then copy again."
+        )
     if not to.is_committed(set_id):
         return False
     if to.read_commit(set_id) != commit:

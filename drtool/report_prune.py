@@ -1,0 +1,86 @@
+"""What retention decided and prune did, and the pins, as text for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from drtool.marks import Pin
+from drtool.prune import Pruned, PrunePlan
+from drtool.ui import mark, size_text, table, time_text
+
+_SHOWN = 5
+
+
+def pruned_text(pruned: Pruned) -> str:
+    """The table of every set with its reasons, then what was done, then what somebody should know."""
+    plan = pruned.plan
+    lines = [_choices(plan)] if plan.decision.choices else [f"No backup of {plan.instance} in {plan.store}."]
+    lines.append(_done(pruned))
+    if plan.decision.freeze:
+        lines += [
+            f"{mark('bad')}  frozen, nothing is removed: {plan.decision.freeze}",
+            "        → Find out why. If it is right so: drtool pin SET --baseline, with the newest good set.",
+        ]
+    for problem in pruned.problems:
+        lines.append(f"{mark('bad')}  {problem}")
+        if problem.hint:
+            lines.append(f"        → {problem.hint}")
+    return "\n".join([*lines, *_notes(plan)])
+
+
+def pins_text(pins: Sequence[Pin]) -> str:
+    if not pins:
+        return "No set is pinned."
+    cells = [
+        (
+            pin.set_id,
+            time_text(pin.at) if pin.at else "?",
+            pin.by,
+            "baseline" if pin.baseline else "",
+            pin.reason,
+        )
+        for pin in pins
+    ]
+    return table(cells, ("SET", "PINNED", "BY", "", "REASON"))
+
+
+def pin_text(pin: Pin) -> str:
+    return f"{pin.set_id} is pinned: no prune removes it before `drtool unpin {pin.set_id}`"
+
+
+def unpin_text(set_id: str, pin: Pin | None) -> str:
+    return f"{set_id} is not pinned any more; it was for: {pin.reason}" if pin else f"{set_id} was not pinned"
+
+
+def _choices(plan: PrunePlan) -> str:
+    cells = [
+        (choice.set_id, time_text(choice.taken_at), choice.state, choice.action, ", ".join(choice.reasons))
+        for choice in plan.decision.choices
+    ]
+    return table(cells, ("SET", "TAKEN", "STATE", "", "WHY"))
+
+
+def _done(pruned: Pruned) -> str:
+    plan = pruned.plan
+    if pruned.dry_run:
+        size = size_text(sum(removal.size for removal in plan.removals))
+        return f"Would remove {len(plan.removals)} sets, {size}; {len(plan.decision.kept)} stay."
+    waiting = len(plan.removals) - len(pruned.removed)
+    rest = f"; {waiting} more were to go and did not" if waiting else ""
+    return f"{len(pruned.removed)} sets removed, {size_text(pruned.freed)}; {len(plan.decision.kept)} stay{rest}."
+
+
+def _notes(plan: PrunePlan) -> list[str]:
+    lines = [f"{mark('warn')}    {set_id} stays, a tombstone on it did not count" for set_id in plan.withdrawn]
+    if plan.unfinished:
+        lines.append(
+            f"{mark('warn')}    no manifest, left alone: {_some(plan.unfinished)}: a backup is running, or died"
+        )
+    if plan.foreign:
+        lines.append(f"{mark('warn')}    not ours, left alone: {_some(plan.foreign)}")
+    return lines
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
