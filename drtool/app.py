@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import platform
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
@@ -52,6 +55,26 @@ class App:
     @cached_property
     def runner(self) -> Runner:
         return LocalRunner()
+
+    @contextmanager
+    def runner_on(self, host: str) -> Iterator[Runner]:
+        """Commands on ``local``, or on ``[user@]host[:port]`` by ssh; as root by sudo, if that is another user.
+
+        Raises ConfigError, CommandFailed.
+        """
+        if host == "local":
+            yield self.runner
+            return
+        from drtool.hosts.ssh import open_ssh
+        from drtool.hosts.ssh_target import parse_target
+
+        target = parse_target(host)
+        runner = open_ssh(replace(target, sudo=target.user != "root"))
+        try:
+            runner.connect()
+            yield runner
+        finally:
+            runner.close()
 
     @cached_property
     def install(self) -> Omnibus:
@@ -144,9 +167,16 @@ class App:
     def record_office(self, *, signed: bool) -> RecordOffice:
         return RecordOffice(self.signer, self.verifier, signed, self.clock, self.emit, new_token)
 
-    def restore_place(self, backup_set: BackupSet) -> restore.Place:
+    def restore_place(self, backup_set: BackupSet, runner: Runner) -> restore.Place:
         return restore.Place(
-            self.runner, backup_set, self.signer, self.config.state_dir, self.clock, self.emit, new_token
+            runner,
+            backup_set,
+            self.signer,
+            self.config.state_dir,
+            self.clock,
+            self.emit,
+            new_token,
+            operator=platform.node(),
         )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,8 +17,9 @@ from drtool.capabilities import Capability
 from drtool.catalog import Catalog
 from drtool.check import Answer
 from drtool.copy import Copied
+from drtool.core.command import Command
 from drtool.core.model import IndexedMember, Manifest
-from drtool.core.plan import Send, Step
+from drtool.core.plan import PutBack, Restore, Send, Step
 from drtool.deep import Report as Tried
 from drtool.diff import Comparison
 from drtool.extract import Extracted
@@ -239,19 +241,35 @@ def members_text(archives: Mapping[str, Sequence[IndexedMember]]) -> str:
 
 def plan_text(prepared: Prepared, manifest: Manifest) -> str:
     plan, target = prepared.plan, prepared.target
-    finished = {entry["step"] for entry in prepared.journal.all("finished")}
     head = "Go on with" if prepared.resumed else "Restore"
-    lines = [
-        f"{head} {plan.set_id} ({manifest.instance}, GitLab {manifest.gitlab.version},"
-        f" {manifest.gitlab.repositories} repositories, {size_text(manifest.plain_size)})",
-        f"onto {target.hostname} ({target.host}), GitLab {target.version}, {_projects(target.projects)};"
-        f" run {plan.run_id}",
-    ]
-    for number, step in enumerate(plan.steps, 1):
-        done = " (done)" if step.name in finished else ""
-        lines.append(f"{number:>3}. {step.title}{done}")
-        lines += [f"     {command}" for command in _commands(step)]
-    return "\n".join(lines)
+    return "\n".join(
+        (
+            f"{head} {plan.set_id} ({manifest.instance}, GitLab {manifest.gitlab.version},"
+            f" {manifest.gitlab.repositories} repositories, {size_text(manifest.plain_size)})",
+            f"onto {target.hostname} ({target.host}), GitLab {target.version}, {_projects(target.projects)};"
+            f" run {plan.run_id}",
+            *_step_lines(prepared),
+        )
+    )
+
+
+def undo_text(prepared: Prepared, undone: str) -> str:
+    plan, target = prepared.plan, prepared.target
+    head = "Go on undoing" if prepared.resumed else "Undo"
+    return "\n".join(
+        (
+            f"{head} {undone}: bring back what {target.hostname} ({target.host}) held before,",
+            f"from the copies that {plan.copies} kept there; run {plan.run_id}",
+            *_step_lines(prepared),
+        )
+    )
+
+
+def _step_lines(prepared: Prepared) -> Iterator[str]:
+    finished = {entry["step"] for entry in prepared.journal.all("finished")}
+    for number, step in enumerate(prepared.plan.steps, 1):
+        yield f"{number:>3}. {step.title}{' (done)' if step.name in finished else ''}"
+        yield from (f"     {command}" for command in _commands(step))
 
 
 def restored_text(outcome: RestoreOutcome, manifest: Manifest) -> str:
@@ -260,6 +278,11 @@ def restored_text(outcome: RestoreOutcome, manifest: Manifest) -> str:
         f"{outcome.set_id} restored: GitLab {manifest.gitlab.version}, {manifest.gitlab.repositories} repositories,"
         f" in {seconds_text(total)}; receipt {outcome.run_id}"
     )
+
+
+def undone_text(outcome: RestoreOutcome, undone: str) -> str:
+    total = sum(step.seconds for step in outcome.steps)
+    return f"{undone} undone, what was there before is back, in {seconds_text(total)}; receipt {outcome.run_id}"
 
 
 def _row(catalog: Catalog, set_id: str) -> Row:
@@ -290,6 +313,15 @@ def _projects(count: int | None) -> str:
 def _commands(step: Step) -> list[str]:
     match step:
         case Send():
-            return [str(command) for command in (*step.before, step.unpack)]
+            return [_shown(command) for command in (*step.before, step.unpack)]
+        case Restore() | PutBack():
+            return [_shown(step.clear), _shown(step.command)]
         case _:
-            return [str(command) for command in getattr(step, "commands", ())]
+            return [_shown(command) for command in getattr(step, "commands", ())]
+
+
+def _shown(command: Command) -> str:
+    """A command on one line; of a script only what it is given."""
+    if command.argv[:2] == ("sh", "-c"):
+        return f"sh -c … {shlex.join(command.argv[3:])}"
+    return str(command)

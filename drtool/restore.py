@@ -113,7 +113,10 @@ def prepare(request: Request, place: Place) -> Prepared:
 
 
 def carry_out(prepared: Prepared, request: Request, place: Place) -> Outcome:
-    """Do what was prepared. Raises what its steps raise; the same command again goes on from there."""
+    """Do what was prepared, a restore or its undoing.
+
+    Raises what its steps raise; the same command again goes on from there.
+    """
     plan = prepared.plan
     who = f"{plan.run_id} ({place.operator})"
     with (

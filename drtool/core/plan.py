@@ -185,7 +185,7 @@ class Plan:
     set_id: str
     host: str
     steps: tuple[Step, ...]
-    copies: str = ""
+    copies: str
 
     def __post_init__(self) -> None:
         names = [step.name for step in self.steps]

@@ -213,7 +213,7 @@ def _point_at(made: Made, old: Path, new: Path) -> None:
 def _restore(app: App) -> None:
     opened = app.open_set("latest", identities=app.identities())
     request = Request(app.instance.name, app.install)
-    place = app.restore_place(opened)
+    place = app.restore_place(opened, app.runner)
     carry_out(prepare(request, place), request, place)
 
 

@@ -24,7 +24,8 @@ from drtool.catalog import MANIFEST
 from drtool.clock import SystemClock
 from drtool.core.model import Manifest
 from drtool.demo.census import Census, difference, doctor, take_census
-from drtool.demo.sandbox import Sandbox, Switch
+from drtool.demo.layout import Switch
+from drtool.demo.sandbox import Sandbox
 from drtool.demo.seed import seed
 from drtool.demo.standin import secret_file
 from drtool.diff import diff_host
@@ -82,7 +83,7 @@ class Operator:
         config.write_text(text)
         app = dataclasses.replace(load(config, None, self.events.append), clock=self.clock)
         request = restore.Request(app.instance.name, app.install, replace)
-        place = app.restore_place(app.open_set(set_id, identities=app.identities()))
+        place = app.restore_place(app.open_set(set_id, identities=app.identities()), app.runner)
         return restore.carry_out(restore.prepare(request, place), request, place)
 
     def forget(self, set_id: str) -> None:

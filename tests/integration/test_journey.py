@@ -88,7 +88,7 @@ def test_a_set_in_a_bucket_brings_the_instance_back_on_another_host(
     with sandboxes.fresh(tmp_path / "new") as new_host:
         app = _app(made, new_host.root)
         opened = app.open_set(manifest.set_id, identities=app.identities((made.identity,)))
-        wanted, place = Request("journey", app.install), app.restore_place(opened)
+        wanted, place = Request("journey", app.install), app.restore_place(opened, app.runner)
         carry_out(prepare(wanted, place), wanted, place)
         after, secrets = take_census(new_host), doctor(new_host)
 

@@ -1,0 +1,223 @@
+"""Commands about backup sets."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+
+from drtool.invocation import IDENTITY, INSTANCE, UNSIGNED, Call, command
+
+
+@click.command()
+@INSTANCE
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+@command
+def backup(call: Call, instance: str | None, dry_run: bool) -> None:
+    """Take one complete backup now."""
+    from dataclasses import asdict
+
+    from drtool.backup import back_up, preview
+    from drtool.report import backup_text, copied_text, preview_text
+
+    app = call.app(instance)
+    order, place = app.backup_order(), app.backup_place()
+    if dry_run:
+        planned = preview(order, place)
+        call.ui.result(planned, preview_text(planned))
+        return
+    outcome = back_up(order, place)
+    copies = app.copy_to_all(outcome.manifest.set_id)
+    call.ui.result({**asdict(outcome), "copies": copies}, "\n".join([backup_text(outcome), *map(copied_text, copies)]))
+
+
+@click.command("list")
+@INSTANCE
+@command
+def list_sets(call: Call, instance: str | None) -> None:
+    """List the backup sets, oldest first."""
+    from drtool.report import list_rows, list_text
+
+    app = call.app(instance)
+    rows = list_rows(app.catalog)
+    call.ui.result({"sets": rows}, list_text(rows, app.instance.name, app.catalog.store.name))
+
+
+@click.command()
+@click.argument("set_id", metavar="SET")
+@INSTANCE
+@UNSIGNED
+@command
+def show(call: Call, set_id: str, instance: str | None, unsigned: bool) -> None:
+    """Show one set: SET is its name, the beginning of it, or `latest`."""
+    from drtool.report import show_text
+
+    manifest = call.app(instance).open_set(set_id, unsigned=unsigned).manifest
+    call.ui.result(manifest, show_text(manifest, signed=not unsigned))
+
+
+@click.command()
+@click.argument("set_id", metavar="[SET]", default="latest")
+@click.option("--level", type=click.Choice(["present", "digest", "contents"]), default="digest", show_default=True)
+@click.option("--sample", metavar="PERCENT", help="Read this much of it, and the rest next time. For --level digest.")
+@click.option("--newer-than", metavar="AGE", help="Fail if the set is older than, say, 26h or 2d.")
+@click.option("--junit", type=click.Path(path_type=Path), help="Also write the result as JUnit XML, for CI.")
+@IDENTITY
+@INSTANCE
+@UNSIGNED
+@command
+def verify(
+    call: Call,
+    set_id: str,
+    level: Literal["present", "digest", "contents"],
+    sample: str | None,
+    newer_than: str | None,
+    junit: Path | None,
+    identities: tuple[Path, ...],
+    instance: str | None,
+    unsigned: bool,
+) -> None:
+    """Verify a set where it lies (default: the latest).
+
+    present: every volume is there at its size. digest: every stored byte is read and compared; neither needs a
+    private key. contents: everything is unsealed and judged as when it was made, and every secret is tried.
+    """
+    from drtool.config import parse_age, parse_percent
+    from drtool.errors import ObjectiveBreached, SetDamaged
+    from drtool.receipts import verify_on_record
+    from drtool.report import verdict_text
+    from drtool.verify import judge_age
+
+    if sample and level != "digest":
+        raise click.UsageError("--sample is for --level digest: to judge contents, all of them must be read.")
+    share, oldest = parse_percent(sample) if sample else None, parse_age(newer_than) if newer_than else None
+    app = call.app(instance)
+    keys = app.identities(identities) if level == "contents" else ()
+    opened = app.open_set(set_id, identities=keys, unsigned=unsigned)
+    damage = verify_on_record(opened, level, app.record_office(signed=not unsigned), share)
+    verdict = damage if oldest is None else judge_age(damage, app.clock.now(), oldest)
+    if junit:
+        from drtool.junit import write_junit
+
+        write_junit(junit, verdict, instance=app.instance.name, store=app.catalog.store.name)
+    call.ui.result(verdict, verdict_text(verdict), bad=bool(verdict.problems))
+    if verdict.problems:
+        sys.exit(SetDamaged.exit_status if damage.problems else ObjectiveBreached.exit_status)
+
+
+@click.command("copy")
+@click.argument("set_id", metavar="SET")
+@click.option("--to", "store", required=True, help="The name of a store of the configuration.")
+@INSTANCE
+@UNSIGNED
+@command
+def copy_command(call: Call, set_id: str, store: str, instance: str | None, unsigned: bool) -> None:
+    """Copy a set to another store, as it lies. Needs no private key."""
+    from drtool.copy import copy as copy_set
+    from drtool.report import copied_text
+
+    app = call.app(instance)
+    target = app.catalog_on(store)
+    copied = copy_set(app.open_set(set_id, unsigned=unsigned), target, clock=app.clock, emit=app.emit)
+    call.ui.result(copied, copied_text(copied))
+
+
+@click.command()
+@click.argument("set_id", metavar="SET")
+@click.option("--into", type=click.Path(path_type=Path), required=True, help="A directory; made if it is not there.")
+@IDENTITY
+@INSTANCE
+@UNSIGNED
+@command
+def fetch(
+    call: Call, set_id: str, into: Path, identities: tuple[Path, ...], instance: str | None, unsigned: bool
+) -> None:
+    """Write a set's archives as plain tars into a directory."""
+    from drtool.fetch import fetch as bring
+    from drtool.report import fetched_text
+
+    app = call.app(instance)
+    backup_set = app.open_set(set_id, identities=app.identities(identities), unsigned=unsigned)
+    paths = bring(backup_set, into, clock=app.clock, emit=app.emit)
+    call.ui.result({"set_id": backup_set.manifest.set_id, "files": paths}, fetched_text(paths))
+
+
+@click.command()
+@click.argument("set_id", metavar="SET")
+@click.option("--project", metavar="GROUP/NAME", help="This project's repository, as a bundle that git clones.")
+@click.option("--wiki", "part", flag_value="wiki", help="With --project: its wiki instead.")
+@click.option("--design", "part", flag_value="design", help="With --project: its designs instead.")
+@click.option("--database", is_flag=True, help="The SQL dump, compressed with gzip as GitLab wrote it.")
+@click.option("--configuration", is_flag=True, help="Configuration and secrets, into a new directory.")
+@click.option("--member", metavar="NAME", help="One member of GitLab's archive; --list names them all.")
+@click.option("--list", "listing", is_flag=True, help="Only list what can be taken out.")
+@click.option("--to", "target", type=click.Path(path_type=Path), help="Where to; must not be there yet.")
+@IDENTITY
+@INSTANCE
+@UNSIGNED
+@command
+def extract(call: Call, set_id: str, instance: str | None, unsigned: bool, **wanted: Any) -> None:
+    """Take one project, the database or a file out of a set.
+
+    Reads only the volumes that hold it.
+    """
+    from drtool import extract as use_case
+    from drtool.report import extracted_text, members_text
+
+    chosen = [name for name in ("project", "database", "configuration", "member", "listing") if wanted[name]]
+    if len(chosen) != 1:
+        raise click.UsageError("Say one of --project, --database, --configuration, --member and --list.")
+    if wanted["part"] and not wanted["project"]:
+        raise click.UsageError("--wiki and --design are for --project.")
+    if wanted["listing"] == bool(wanted["target"]):
+        raise click.UsageError("--list writes nothing." if wanted["target"] else "--to is missing.")
+    app = call.app(instance)
+    opened = app.open_set(set_id, identities=app.identities(wanted["identities"]), unsigned=unsigned)
+    if wanted["listing"]:
+        members = opened.read_index()
+        call.ui.result({"set_id": opened.manifest.set_id, "archives": members}, members_text(members))
+        return
+    place = use_case.Place(opened, app.runner, app.clock, app.emit)
+    match chosen[0]:
+        case "project":
+            found = use_case.extract_project(wanted["project"], wanted["part"], wanted["target"], place)
+        case "configuration":
+            found = use_case.extract_config(wanted["target"], place)
+        case "database":
+            found = use_case.extract_member(use_case.DATABASE, wanted["target"], place)
+        case _:
+            found = use_case.extract_member(wanted["member"], wanted["target"], place)
+    call.ui.result(found, extracted_text(found))
+
+
+@click.command()
+@click.argument("set_id", metavar="SET")
+@click.argument("other", metavar="SET|HOST")
+@IDENTITY
+@INSTANCE
+@UNSIGNED
+@command
+def diff(
+    call: Call, set_id: str, other: str, identities: tuple[Path, ...], instance: str | None, unsigned: bool
+) -> None:
+    """Tell what another set or a host has otherwise.
+
+    HOST is `local`, which is this one, or user@host by ssh.
+    """
+    from drtool.diff import diff_host, diff_sets
+    from drtool.errors import Differs
+    from drtool.report import comparison_text
+
+    app = call.app(instance)
+    keys = app.identities(identities)
+    opened = app.open_set(set_id, identities=keys, unsigned=unsigned)
+    if other == "local" or "@" in other:
+        with app.runner_on(other) as runner:
+            found = diff_host(opened, app.install, runner, clock=app.clock, emit=app.emit)
+    else:
+        found = diff_sets(opened, app.open_set(other, identities=keys, unsigned=unsigned))
+    call.ui.result(found, comparison_text(found), bad=bool(found.differences))
+    if found.differences:
+        sys.exit(Differs.exit_status)

@@ -1,0 +1,79 @@
+"""Commands that make drtool ready, and ask whether it is."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from drtool.invocation import INSTANCE, Call, command
+
+
+@click.command()
+@click.argument("directory", type=click.Path(path_type=Path), default=Path("/etc/drtool"))
+@click.option("--instance", default="gitlab", show_default=True, help="What to call this GitLab.")
+@click.option("--store", type=click.Path(path_type=Path), help="A directory for the backups; edit the file for S3.")
+@command
+def init(call: Call, directory: Path, instance: str, store: Path | None) -> None:
+    """Write drtool.toml and make the keys.
+
+    Both go to DIRECTORY, by default /etc/drtool. Keys that are there already are kept.
+    """
+    import platform
+
+    from drtool.config import check_name
+    from drtool.hosts.local import LocalRunner
+    from drtool.initialise import initialise
+    from drtool.report import made_text
+
+    made = initialise(directory, LocalRunner(), instance=check_name(instance), host=platform.node(), store=store)
+    call.ui.result(made, made_text(made))
+
+
+@click.command()
+@click.option("--deep", is_flag=True, help="Try with scratch objects what the store can do. About 20 MB, a minute.")
+@click.option("--store", help="With --deep: which store of the configuration (default: the instance's).")
+@INSTANCE
+@command
+def check(call: Call, instance: str | None, deep: bool, store: str | None) -> None:
+    """Say whether a backup could be taken now. Changes nothing, but for --deep."""
+    from drtool.check import Subject
+    from drtool.check import check as ask
+    from drtool.report import answers_text, tried_text
+
+    if store and not deep:
+        raise click.UsageError("--store is for --deep.")
+    app = call.app(instance)
+    trial = app.trial_of(store) if deep else None
+    answers = ask(Subject(app.backup_order(), app.catalog, app.runner, app.signer, app.verifier, app.config.state_dir))
+    errors = [answer.error for answer in answers if answer.error]
+    found: dict[str, object] = {"answers": answers}
+    if trial:
+        from drtool.deep import try_out
+
+        tried = found["deep"] = try_out(trial)
+        errors += tried.errors
+        text = f"{answers_text(answers, more_is_wrong=bool(tried.errors))}\n\n{tried_text(tried)}"
+    else:
+        text = answers_text(answers)
+    call.ui.result(found, text, bad=bool(errors))
+    if errors:
+        sys.exit(errors[0].exit_status)
+
+
+@click.command()
+@click.option("--keep", type=click.Path(path_type=Path), help="Leave everything in this directory, to play with.")
+@command
+def demo(call: Call, keep: Path | None) -> None:
+    """Back up, lose and restore an embedded GitLab, and tell the story."""
+    from drtool.errors import HostUnfit
+
+    try:
+        from drtool.demo.story import tell
+    except ModuleNotFoundError as problem:
+        raise HostUnfit(
+            f"the demo needs the package {problem.name}",
+            hint="pip install 'drtool[demo]', or `make demo` in a checkout.",
+        ) from problem
+    tell(keep, call.ui)

@@ -1,0 +1,92 @@
+"""Bring back what a restore replaced, from the copies that it kept on the host."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from drtool.core.command import Command
+from drtool.core.marker import Marker
+from drtool.core.plan import Plan, parse_plan
+from drtool.errors import CommandFailed, HostUnfit, ResumeError
+from drtool.installs.omnibus import Omnibus
+from drtool.journal import Journal, journals
+from drtool.restore import Place, Prepared, Request, look
+from drtool.restore_plan import plan_undo, safety_id
+from drtool.survey import backup_directory
+
+
+def find_restore(state: Path, run_id: str) -> Plan:
+    """The plan of a restore, whether it ended or not. Raises ResumeError."""
+    for journal in journals(state, "restore-"):
+        entry = journal.find("plan")
+        if journal.run_id == run_id and entry is not None:
+            return parse_plan(entry["plan"])
+    raise ResumeError(
+        f"no journal of a restore {run_id}",
+        hint=f"It lies in {state / 'runs'} of the machine that ran it: run this there.",
+    )
+
+
+def prepare_undo(restored: Plan, request: Request, place: Place) -> Prepared:
+    """Look at the target and decide how to bring back what ``restored`` replaced; changes nothing.
+
+    Raises HostUnfit when there are no copies to bring back, ResumeError.
+    """
+    target = look(request.install, place.runner)
+    if target.marker and restored.run_id not in (target.marker.run_id, target.marker.copies):
+        unfinished = _unfinished(restored, place)
+        if unfinished is None or target.marker.run_id != unfinished.run_id:
+            raise HostUnfit(
+                f"{target.hostname} holds {target.marker}", hint=f"Undo that one: --undo {target.marker.run_id}"
+            )
+    if interrupted := _unfinished(restored, place):
+        entry = interrupted.find("plan")
+        assert entry is not None
+        return Prepared(parse_plan(entry["plan"]), target, interrupted, resumed=True)
+    _refuse_without_copies(restored, request.install, place)
+    run_id = f"undo-{place.clock.now():%Y%m%dT%H%M%SZ}-{place.new_token()}"
+    marker = Marker(
+        run_id, restored.set_id, place.clock.now(), place.operator, "staging", copies=restored.copies, had_data=True
+    )
+    plan = plan_undo(request.install, restored.instance, target, marker)
+    return Prepared(plan, target, Journal(place.state / "runs" / f"{run_id}.jsonl"), resumed=False)
+
+
+def forget(restored: Plan, place: Place) -> None:
+    """Note in the journal of a restore that it was undone: nobody takes it up again."""
+    for journal in journals(place.state, "restore-"):
+        if journal.run_id == restored.run_id:
+            journal.append("undone", at=place.clock.now().isoformat())
+
+
+def _refuse_without_copies(restored: Plan, install: Omnibus, place: Place) -> None:
+    backup = install.kept_backup(safety_id(restored.copies))
+    if backup.name not in {entry.name for entry in backup_directory(install, place.runner)}:
+        raise HostUnfit(
+            f"{place.runner.name} holds no copy of what {restored.run_id} replaced: {backup} is not there",
+            hint="A target without projects is not copied. To begin again, install GitLab anew.",
+        )
+    kept = install.kept_config(restored.copies)
+    try:
+        place.runner.run(Command(("test", "-s", str(kept))))
+    except CommandFailed as problem:
+        if problem.status != 1:
+            raise
+        raise HostUnfit(
+            f"{place.runner.name}: the copy of its configuration is not there: {kept}",
+            hint=f"Put the configuration back from elsewhere, then restore {backup.name} by GitLab's own command.",
+        ) from problem
+
+
+def _unfinished(restored: Plan, place: Place) -> Journal | None:
+    """An undoing of the same copies on the same host that did not end."""
+    for journal in reversed(journals(place.state, "undo-")):
+        entry = journal.find("plan")
+        if entry is None:
+            continue
+        plan = json.loads(entry["plan"])
+        ended = {step["name"] for step in plan["steps"]} <= {done["step"] for done in journal.all("finished")}
+        if not ended and (plan["copies"], plan["host"]) == (restored.copies, place.runner.name):
+            return journal
+    return None
