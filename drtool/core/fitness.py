@@ -1,0 +1,260 @@
+"""Can a set be restored onto this host? Decided from what was seen, before anything there is touched. Pure.
+
+GitLab's own restore checks the version and, since 19, free space; everything else it finds out when the database is
+replaced already. What could not be seen refuses where a wrong guess would cost data, and is passed over elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from drtool.core.host import BackupDirectory, Host
+from drtool.core.machine import judge_machine, judge_rights
+from drtool.core.model import is_set_id
+from drtool.core.needs import Needs
+from drtool.core.obstacles import Obstacle, Severity
+from drtool.core.room import judge_room, size_text
+from drtool.core.versions import package_for, parse_version, same_version
+from drtool.errors import Busy, HostUnfit, TargetHoldsData, VersionMismatch
+
+
+def judge_target(host: Host, needs: Needs) -> tuple[Obstacle, ...]:
+    """Name everything in the way, what refuses first; empty when nothing is."""
+    found = [obstacle for judge in _JUDGES for obstacle in judge(host, needs)]
+    return tuple(sorted(found, key=lambda obstacle: obstacle.severity != "refuse"))
+
+
+def _gitlab(host: Host, needs: Needs) -> Iterator[Obstacle]:
+    there = host.installation
+    if there is None:
+        yield from _install(host, needs)
+        return
+    try:
+        same_version(needs.version, there.version)
+    except VersionMismatch as problem:
+        other = _other_edition_only(needs.version, there.version)
+        note = " (another edition is installed over it after the restore, not before)" if other else ""
+        message = f"{host.name}: {problem}"
+        yield Obstacle("edition" if other else "version", message, problem.hint + note, VersionMismatch)
+
+
+def _install(host: Host, needs: Needs) -> Iterator[Obstacle]:
+    package = _package(needs.version)
+    if package is None:
+        yield Obstacle(
+            "no-gitlab",
+            f"{host.name}: no GitLab there, and no package of {needs.version} was ever published",
+            "Install exactly the set's build there first.",
+        )
+    elif not needs.installs:
+        remedy = f"Let --install put {package} there, or install exactly that first."
+        yield Obstacle("no-gitlab", f"{host.name}: no GitLab there", remedy)
+    elif host.system.package_manager == "none":
+        message = f"{host.name}: no GitLab there, and neither apt-get nor dnf to install it with"
+        yield Obstacle("package-manager", message, f"Install {package} there first.")
+
+
+def _holding(host: Host, needs: Needs) -> Iterator[Obstacle]:
+    """Other restores: one that is at work, and one that never ended."""
+    if host.restoring and host.restoring != needs.holder:
+        yield Obstacle(
+            "restoring",
+            f"{host.name}: another restore onto it is at work: {host.restoring}",
+            "Wait for it to end, or end it where it runs; then run this again.",
+            Busy,
+        )
+    backups = host.backups
+    if backups is None or not backups.marked:
+        return
+    if backups.marker is None:
+        yield Obstacle(
+            "unfinished",
+            f"{host.name}: a restore was begun there and did not end, and its mark cannot be read",
+            "Use the drtool that began it, or look at the host and move the mark out of the backup directory.",
+        )
+    elif backups.marker.run_id != needs.run_id:
+        mark = backups.marker
+        yield Obstacle(
+            "unfinished",
+            f"{host.name}: {mark}",
+            f"Finish it on {mark.by} with --resume {mark.run_id}, or bring back what was there with --undo.",
+        )
+
+
+def _leftovers(host: Host, needs: Needs) -> Iterator[Obstacle]:
+    backups = host.backups
+    if backups is None:
+        if host.installation is not None:
+            yield Obstacle(
+                "backup-path",
+                f"{host.name}: {host.backup_path} cannot be read",
+                "If GitLab's backup_path was changed there, set backup_path in drtool.toml too.",
+            )
+        return
+    yield from _loose(host, backups)
+    ours = [name for name in backups.staging if not needs.run_id or needs.run_id not in name]
+    if ours:
+        yield Obstacle(
+            "staging",
+            f"{host.name}: {len(ours)} staging areas of earlier restores in {host.backup_path}",
+            "Nothing to do: they go before GitLab restores.",
+            severity="warn",
+        )
+    if backups.moved_aside:
+        yield Obstacle(
+            "moved-aside",
+            f"{host.name}: tmp in {host.backup_path} holds what a broken-off restore of GitLab's own moved aside",
+            "Move it away if it may be wanted: GitLab deletes it at the end of any restore.",
+            severity="warn",
+        )
+
+
+def _loose(host: Host, backups: BackupDirectory) -> Iterator[Obstacle]:
+    if backups.information and not (backups.backup_id and is_set_id(backups.backup_id)):
+        name = backups.backup_id or ("without an id" if backups.backup_id == "" else "that cannot be told")
+        yield Obstacle(
+            "loose-members",
+            f"{host.name}: {host.backup_path} holds the loose members of backup {name}",
+            "Move them away first: GitLab would take those for the backup to restore.",
+        )
+    elif backups.loose:
+        yield Obstacle(
+            "leftovers",
+            f"{host.name}: {host.backup_path} holds {len(backups.loose)} loose members of an interrupted backup",
+            "Nothing to do: they go before GitLab restores.",
+            severity="warn",
+        )
+
+
+def _data(host: Host, needs: Needs) -> Iterator[Obstacle]:
+    if needs.database_host and needs.replace != needs.database_host:
+        yield Obstacle(
+            "database-elsewhere",
+            f"{host.name}: the set's configuration has its database on {needs.database_host}: that is what is replaced",
+            f"If that database may go: --yes-replace {needs.database_host}",
+            TargetHoldsData,
+        )
+    if host.empty or needs.replace == host.system.hostname:
+        return
+    what = "its database does not answer" if host.projects is None else f"it holds {host.projects} projects"
+    wrong = f", and is not called {needs.replace}" if needs.replace else ""
+    yield Obstacle(
+        "populated",
+        f"{host.name}: {host.system.hostname} is not empty: {what}{wrong}",
+        f"To replace what is there, after a safety copy: --yes-replace {host.system.hostname}",
+        TargetHoldsData,
+    )
+
+
+def _database(host: Host, needs: Needs) -> Iterator[Obstacle]:
+    if needs.postgresql is not None and host.postgresql is not None and host.postgresql < needs.postgresql:
+        yield Obstacle(
+            "postgresql",
+            f"{host.name}: PostgreSQL {host.postgresql} there, the set's dump is of {needs.postgresql}",
+            "Bring it to the set's major first: gitlab-ctl pg-upgrade.",
+        )
+    if host.database and host.database.materialized_views:
+        yield Obstacle(
+            "materialized-views",
+            f"{host.name}: {host.database.materialized_views} materialized views in GitLab's database",
+            "Drop them first: GitLab's restore empties the database and stops at them half-way.",
+        )
+
+
+def _settings(host: Host, needs: Needs) -> Iterator[Obstacle]:
+    """What the target's configuration has otherwise than the set. Of no weight once the set's own is in force."""
+    there = host.settings
+    if there is None:
+        return
+    severity: Severity = "warn" if needs.brings_configuration else "refuse"
+    news = "Nothing to do: the set's own configuration comes into force before the data."
+    if there.registry is not None and needs.registry is not None and there.registry != needs.registry:
+        on, off = ("the set", "the host") if needs.registry else ("the host", "the set")
+        remedy = f"Set registry['enable'] = {str(needs.registry).lower()} in its gitlab.rb, and reconfigure."
+        yield Obstacle(
+            "registry",
+            f"{host.name}: the container registry is on in {on} and off in {off}",
+            news if needs.brings_configuration else remedy,
+            severity=severity,
+        )
+    missing = sorted(set(needs.storages or ()) - set(there.storages or needs.storages or ()))
+    if missing:
+        yield Obstacle(
+            "storages",
+            f"{host.name}: no repository storage is called {', '.join(missing)} there",
+            news if needs.brings_configuration else "Add it to gitlab.rb there, and reconfigure.",
+            severity=severity,
+        )
+    yield from _elsewhere(host, needs)
+
+
+def _elsewhere(host: Host, needs: Needs) -> Iterator[Obstacle]:
+    """Data of the target that is not on the target."""
+    there = host.settings
+    assert there is not None
+    kept = []
+    if there.database_host:
+        kept.append(f"its database on {there.database_host}")
+    if there.remote_storages:
+        kept.append(f"repositories of {', '.join(there.remote_storages)} on another Gitaly")
+    if there.object_storage:
+        kept.append(f"{', '.join(there.object_storage)} in object storage")
+    if kept:
+        remedy = "Look whether the set's configuration points to the same: a restore replaces what is there."
+        own = "A restore replaces what is there; files of the set come back on the host itself, not in object storage."
+        message = f"{host.name}: its configuration keeps data elsewhere: {'; '.join(kept)}"
+        yield Obstacle("elsewhere", message, remedy if needs.brings_configuration else own, severity="warn")
+
+
+def _room(host: Host, needs: Needs) -> Iterator[Obstacle]:
+    held = 0
+    if needs.safety_copy and not host.empty and host.database:
+        held = host.database.size + (host.database.stored or 0)
+    for short in judge_room(
+        host.rooms,
+        staged=needs.staged_size,
+        members=needs.staged_members,
+        files=needs.files_size,
+        file_count=needs.files,
+        repositories=needs.repositories,
+        held=held,
+    ):
+        message = f"{host.name}: {short.mount} has {short.free} free, needed are {short.needed} for {short.why}"
+        remedy = "Make room there, or give it a larger disk."
+        yield Obstacle(short.code, message, remedy, severity="refuse" if short.certain else "warn")
+    if host.room("backups") is None:
+        message = f"{host.name}: how much room {host.backup_path} has could not be seen"
+        yield Obstacle(
+            "room-unknown",
+            message,
+            f"At least {size_text(3 * needs.staged_size)} should be free there.",
+            severity="warn",
+        )
+
+
+# What is named first is what people get to read first.
+_JUDGES: Final[tuple[Callable[[Host, Needs], Iterator[Obstacle]], ...]] = (
+    judge_rights, _holding, _gitlab, _leftovers, _data, _database, _room, judge_machine, _settings,
+)  # fmt: skip
+
+
+def _package(version: str) -> str | None:
+    try:
+        return package_for(version)
+    except HostUnfit:
+        return None
+
+
+def _other_edition_only(of_set: str, of_target: str) -> bool:
+    try:
+        one, other = parse_version(of_set), parse_version(of_target)
+    except HostUnfit:
+        return False
+    same = (one.major, one.minor, one.patch, one.pre_release) == (
+        other.major,
+        other.minor,
+        other.patch,
+        other.pre_release,
+    )
+    return same and one.edition != other.edition
