@@ -179,7 +179,7 @@ class TarScanner:
 
     def _admit(self, name: str, kind: Kind, target: str) -> str:
         """Return the clean name, or raise UnsafeMember."""
-        clean = _clean(name)
+        clean = clean_name(name)
         if clean == "." and kind != "directory":
             raise UnsafeMember(f"{name!r} would replace the archive's directory by a {kind}")
         if clean in self._names:
@@ -191,8 +191,8 @@ class TarScanner:
             if self._names.get(parent) == "symlink":
                 raise UnsafeMember(f"{clean!r} lies behind the symbolic link {parent!r}")
         if kind == "symlink":
-            _check_symlink(clean, target)
-        elif kind == "hardlink" and self._names.get(_clean(target)) not in {"file", "hardlink"}:
+            check_symlink(clean, target)
+        elif kind == "hardlink" and self._names.get(clean_name(target)) not in {"file", "hardlink"}:
             raise UnsafeMember(f"{clean!r} is a hard link to {target!r}, which is no earlier file of the archive")
         return clean
 
@@ -339,15 +339,16 @@ def _kind(flag: bytes, name: str) -> Kind:
     return _KINDS[flag]
 
 
-def _clean(name: str) -> str:
+def clean_name(name: str) -> str:
+    """A member's name without what means nothing. Raises UnsafeMember for one that is not inside the archive."""
     parts = [part for part in name.split("/") if part not in {"", "."}]
     if not name or "\0" in name or name.startswith("/") or ".." in parts:
         raise UnsafeMember(f"{name!r} is no name inside the archive's directory")
     return "/".join(parts) or "."
 
 
-def _check_symlink(name: str, target: str) -> None:
-    """Allow only targets that climb first, not above the root, and then descend.
+def check_symlink(name: str, target: str) -> None:
+    """Raise UnsafeMember but for targets that climb first, not above the root, and then descend.
 
     A ``..`` after a name could climb out through another link, so counting would not be enough.
     """
