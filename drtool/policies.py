@@ -26,6 +26,7 @@ from drtool.core.policy import Objectives, Retention
 from drtool.errors import ConfigError
 
 _LENGTH = r"^\s*(\d{1,6})\s*([mhd])\s*$"
+_SHARE = r"^(\d{1,3}(?:\.\d+)?)%$"
 _MINUTES = {"m": 1, "h": 60, "d": 24 * 60}
 _USUAL_A_DAY = 6
 _HOURLY_A_DAY = 36
@@ -34,14 +35,14 @@ _COMPARE = "The ready ones in policies/ explain every key."
 
 def parse_duration(value: object) -> timedelta:
     """Read ``90m``, ``26h`` or ``2d``."""
-    match = re.match(_LENGTH, value) if isinstance(value, str) else None
+    match = re.fullmatch(_LENGTH, value) if isinstance(value, str) else None
     if not match:
         raise ValueError('write minutes, hours or days as text, like "90m", "26h" or "2d"')
     return timedelta(minutes=int(match[1]) * _MINUTES[match[2]])
 
 
 def _parse_share(value: object) -> float:
-    match = re.match(r"^(\d{1,3}(?:\.\d+)?)%$", value) if isinstance(value, str) else None
+    match = re.fullmatch(_SHARE, value) if isinstance(value, str) else None
     if not match or not 0 < float(match[1]) <= 100:
         raise ValueError('write a share as text, more than "0%" and at most "100%"')
     return float(match[1]) / 100
@@ -67,7 +68,7 @@ def _text(pattern: str, example: str) -> WithJsonSchema:
 
 
 Duration = Annotated[timedelta, BeforeValidator(parse_duration), _text(_LENGTH, "26h")]
-Share = Annotated[float, BeforeValidator(_parse_share), _text(r"^\d{1,3}(\.\d+)?%$", "5%")]
+Share = Annotated[float, BeforeValidator(_parse_share), _text(_SHARE, "5%")]
 Zone = Annotated[str, AfterValidator(_check_zone)]
 Count = Annotated[int, Field(ge=0, le=10_000)]
 
@@ -85,12 +86,15 @@ class RetentionTable(_Table):
     weekly: Count = Field(default=0, description="The last set of each of so many weeks, which begin on Mondays.")
     monthly: Count = Field(default=0, description="The last set of each of so many months that have one.")
     yearly: Count = Field(default=0, description="The last set of each of so many years that have one.")
-    within: Duration | None = Field(default=None, description="All sets so much older than the newest verified one.")
+    within: Duration | None = Field(
+        default=None, description="All sets that are no older than the newest verified one by more than this."
+    )
     minimum: Annotated[int, Field(ge=1, le=1000)] = Field(
         default=3, description="So many verified sets stay whatever else is said; with fewer, nothing is removed."
     )
     patience: Duration = Field(
         default=timedelta(days=14),
+        json_schema_extra={"default": "14d"},
         description="A set that is red, damaged or never verified stays until it is so much older than the newest"
         " verified one.",
     )
@@ -173,7 +177,7 @@ class Policy(_Table):
     verification: VerificationTable = VerificationTable()
 
     @model_validator(mode="after")
-    def _keeps_what_it_locks(self) -> Policy:
+    def _waits_for_verification(self) -> Policy:
         shortest = self.verification.digest
         if shortest and self.retention.patience < shortest and not self.retention.as_retention().is_empty:
             raise ValueError("retention.patience is shorter than verification.digest: sets would go before their turn")
@@ -199,7 +203,9 @@ def read_policy(path: Path) -> Policy:
 def schema_text() -> str:
     """The JSON Schema of a policy file, as it lies in policies/policy.schema.json."""
     schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **Policy.model_json_schema()}
-    return json.dumps(schema, indent=2, sort_keys=True, default=str) + "\n"
+    for table in schema["properties"].values():
+        table.pop("default", None)  # a table that is left out has its keys' defaults, which stand there
+    return json.dumps(schema, indent=2, sort_keys=True) + "\n"
 
 
 def _complaints(path: Path, problems: Iterable[Any]) -> list[str]:

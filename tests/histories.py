@@ -69,11 +69,19 @@ def _random_set(noise: random.Random, moment: datetime, number: int, made: Seque
 
 
 def _random_retention(noise: random.Random) -> Retention:
-    counts = [noise.choice((0, 0, 1, 2, 3, 7)) for _ in range(6)]
-    within = timedelta(days=noise.choice((0, 3, 40))) if noise.random() < 0.3 else None
-    patience = timedelta(days=noise.choice((0, 5, 14)))
+    last, hourly, daily, weekly, monthly, yearly = (noise.choice((0, 0, 1, 2, 3, 7)) for _ in range(6))
     return Retention(
-        *counts, within, noise.randrange(1, 5), patience, noise.choice(ZONES), noise.choice((2, 6, 6, 30, 30))
+        last=last,
+        hourly=hourly,
+        daily=daily,
+        weekly=weekly,
+        monthly=monthly,
+        yearly=yearly,
+        within=timedelta(days=noise.choice((0, 3, 40))) if noise.random() < 0.3 else None,
+        minimum=noise.randrange(1, 5),
+        patience=timedelta(days=noise.choice((0, 5, 14))),
+        zone=noise.choice(ZONES),
+        sets_a_day=noise.choice((2, 6, 6, 30, 30)),
     )
 
 
