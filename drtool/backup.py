@@ -16,7 +16,7 @@ from drtool.errors import HostUnfit
 from drtool.events import Noticed
 from drtool.gitlab.archive import INFORMATION
 from drtool.journal import Journal, forget_old, journals, new_journal, only_run
-from drtool.survey import config_members, look_at_version, staged_information
+from drtool.survey import config_members, look_at_version, refuse_half_restored, staged_information
 from drtool.volumes import StagedChanged
 
 
@@ -49,6 +49,7 @@ def back_up(order: Order, place: Place) -> Outcome:
     with only_run(place.state, order.instance, doing="a backup"):
         with phase("look", "Looking at the host", place.clock, place.emit):
             version = look_at_version(order.install, place.runner)
+            refuse_half_restored(order.install, place.runner)
             config_members(order.install, place.runner)  # without the secrets hours of GitLab's work are for nothing
             place.signer.sign(b"drtool: can this key sign?\n")  # now, not after GitLab wrote its backup
             place.catalog.check_reachable()
@@ -68,6 +69,7 @@ def preview(order: Order, place: Place) -> Preview:
     """Say what ``back_up`` would do, and change nothing. Raises what it would refuse."""
     order.check_seals()
     version = look_at_version(order.install, place.runner)
+    refuse_half_restored(order.install, place.runner)
     match _decide(order, place):
         case Refuse(backup_id):
             raise _refusal(order, backup_id)

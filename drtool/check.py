@@ -15,7 +15,7 @@ from drtool.errors import CommandFailed, ConfigError, DrtoolError, HostUnfit
 from drtool.hosts import Runner
 from drtool.signing import Signer, Verifier
 from drtool.streams import parse_recipients
-from drtool.survey import config_members, look_at_version, running_task
+from drtool.survey import config_members, look_at_version, refuse_half_restored, running_task
 
 _OLDEST_TAR = (1, 30)
 
@@ -92,7 +92,9 @@ def _state(subject: Subject) -> str:
 
 
 def _gitlab(subject: Subject) -> str:
-    return f"{look_at_version(subject.order.install, subject.runner)} on {subject.runner.name}"
+    version = look_at_version(subject.order.install, subject.runner)
+    refuse_half_restored(subject.order.install, subject.runner)
+    return f"{version} on {subject.runner.name}"
 
 
 def _gitlab_config(subject: Subject) -> str:

@@ -55,6 +55,15 @@ def unfinished_restore(install: Omnibus, runner: Runner) -> Marker | None:
     return parse_marker(runner.run(install.read_file(install.backup_path / MARKER)))
 
 
+def refuse_half_restored(install: Omnibus, runner: Runner) -> None:
+    """Raise HostUnfit where a restore did not end: what is there now is nobody's GitLab yet."""
+    if marker := unfinished_restore(install, runner):
+        raise HostUnfit(
+            f"{runner.name} holds {marker}",
+            hint=f"Finish it where it was run, by the same command, or undo it: --undo {marker.run_id}",
+        )
+
+
 def staged_information(install: Omnibus, runner: Runner) -> BackupInformation | None:
     """What the loose members there are of; None without a ``backup_information.yml``, which GitLab writes last."""
     if not any(entry.name == INFORMATION for entry in backup_directory(install, runner)):

@@ -64,6 +64,7 @@ class FaultyRunner:
         self.fired = False
         self._faults: list[_Fault] = []
         self._dead: BaseException | None = None
+        self._words: tuple[str, BaseException] | None = None
 
     def fail_at(self, nth: int, when: When = "before", error: BaseException | None = None) -> None:
         """Make the ``nth`` call raise ``error``, by default a CommandFailed.
@@ -73,6 +74,10 @@ class FaultyRunner:
         first half of what it should. Other commands of ``run`` have no middle: like ``before``.
         """
         self._faults.append(_Fault(nth, when, error or CommandFailed(f"fault at call {nth}, {when}", status=1)))
+
+    def fail_on(self, words: str, error: BaseException) -> None:
+        """Make the first command that has these words raise ``error`` before it has any effect."""
+        self._words = (words, error)
 
     @property
     def name(self) -> str:
@@ -115,6 +120,8 @@ class FaultyRunner:
             raise self._dead
         self.calls.append(Call(method, command))
         fault = next((fault for fault in self._faults if fault.nth == len(self.calls)), None)
+        if self._words and self._words[0] in str(command):
+            fault = _Fault(len(self.calls), "before", self._words[1])
         if fault:
             self.fired = True
             if fault.when == "before":

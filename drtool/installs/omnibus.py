@@ -81,20 +81,20 @@ for name in etc/gitlab etc/ssh/ssh_host_*; do
   if [ -e "$name" ]; then set -- "$@" "$name"; fi
 done
 if [ $# -eq 1 ]; then set -- --files-from=/dev/null; fi
-tar --create --file="$0.new" --exclude=etc/gitlab/config_backup "$@"
+tar --create --gzip --file="$0.new" --exclude=etc/gitlab/config_backup "$@"
 sync "$0.new"
 mv -f -- "$0.new" "$0\""""
 
-# The archive is read to its end before anything goes.
+# The archive is read to its end before anything goes. It is compressed for gzip's checksum: a tar cut short may pass.
 _PUT_BACK_CONFIG = """\
 set -eu
-tar --list --file="$0" >/dev/null
+gzip --test -- "$0"
 cd -- "$1"
 if [ -d etc/gitlab ]; then
   find etc/gitlab -mindepth 1 -maxdepth 1 ! -name config_backup -exec rm -rf -- {} +
 fi
 rm -f -- etc/ssh/ssh_host_*
-tar --extract --preserve-permissions --file="$0\""""
+tar --extract --gzip --preserve-permissions --file="$0\""""
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,7 +337,7 @@ class Omnibus:
 
     def kept_config(self, run_id: str) -> PurePosixPath:
         """Where a run keeps what its configuration replaces: not beside the backups, which may lie on a share."""
-        return self.root / "etc/gitlab/config_backup" / f"drtool-{_child(run_id)}.tar"
+        return self.root / "etc/gitlab/config_backup" / f"drtool-{_child(run_id)}.tar.gz"
 
     def kept_backup(self, backup_id: str) -> PurePosixPath:
         """The file of a backup of GitLab's own."""
