@@ -21,7 +21,7 @@ from drtool.errors import AddressElsewhere, AddressError, AddressTransient
 from drtool.stores.faults import Crash
 
 Fate = Literal["serve", "throttle", "deny", "drop", "drop after", "error", "error after"]
-"""What becomes of a request. ``drop``: the connection breaks unanswered; ``error``: a 5xx; ``after``: once it was done."""
+"""What becomes of a request. ``drop``: the connection breaks; ``error``: a 5xx; ``after``: once it was done."""
 When = Literal["before", "after"]
 PATIENCE = timedelta(minutes=2)
 ENOUGH = 80

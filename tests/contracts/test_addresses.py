@@ -11,8 +11,12 @@ from drtool.addresses import Address
 from drtool.addresses.memory import Call, MemoryAddress, MemoryProvider
 from drtool.addresses.waiting import Patience
 from drtool.errors import AddressError, AddressTransient
+from tests.address_servers.aws import aws
 from tests.contracts import address_contract as contract
 from tests.contracts.address_contract import CHECKS, PATIENCE, Check, Site
+from tests.contracts.aws_sites import ElasticIpSite, Route53Site
+
+__all__ = ["aws"]
 
 
 class MemorySite(Site):
@@ -59,9 +63,14 @@ class MemorySite(Site):
 
 
 SITES: dict[str, Callable[[pytest.FixtureRequest], Site]] = {
+    "elastic-ip": lambda request: ElasticIpSite(request.getfixturevalue("aws")),
+    "elastic-ip-by-interface": lambda request: ElasticIpSite(request.getfixturevalue("aws"), by_interface=True),
+    "elastic-ip-by-ip": lambda request: ElasticIpSite(request.getfixturevalue("aws"), by_ip=True),
     "memory": lambda _: MemorySite(),
     "memory-slow": lambda _: MemorySite(takes=timedelta(seconds=7)),
     "memory-two-steps": lambda _: MemorySite(two_steps=True, takes=timedelta(seconds=3)),
+    "route53": lambda request: Route53Site(request.getfixturevalue("aws")),
+    "route53-by-id": lambda request: Route53Site(request.getfixturevalue("aws"), by_id=True, takes=timedelta()),
 }
 
 
