@@ -166,6 +166,13 @@ def _settings(host: Host, needs: Needs) -> Iterator[Obstacle]:
     """What the target's configuration has otherwise than the set. Of no weight once the set's own is in force."""
     there = host.settings
     if there is None:
+        if host.installation is not None and not needs.brings_configuration:
+            yield Obstacle(
+                "settings-unknown",
+                f"{host.name}: whether its registry and storages are those of the set could not be seen",
+                "Run `gitlab-ctl reconfigure` there once, so that GitLab's configuration can be read.",
+                severity="warn",
+            )
         return
     severity: Severity = "warn" if needs.brings_configuration else "refuse"
     news = "Nothing to do: the set's own configuration comes into force before the data."
