@@ -43,6 +43,7 @@ class Patience:
                 wanted = error.after if isinstance(error, AskAgain) else timedelta()
                 rest = timedelta(seconds=deadline - self.clock.monotonic())
                 if rest <= timedelta() or wanted > rest:
+                    error.hint = error.hint or "Look what the provider is busy with, wait, and run this again."
                     raise
             self.clock.sleep(min(max(pause, wanted), rest))
             pause = min(pause * 2, self.longest)

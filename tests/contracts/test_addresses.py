@@ -12,11 +12,13 @@ from drtool.addresses.memory import Call, MemoryAddress, MemoryProvider
 from drtool.addresses.waiting import Patience
 from drtool.errors import AddressError, AddressTransient
 from tests.address_servers.aws import aws
+from tests.address_servers.digitalocean import digitalocean
 from tests.contracts import address_contract as contract
 from tests.contracts.address_contract import CHECKS, PATIENCE, Check, Site
 from tests.contracts.aws_sites import ElasticIpSite, Route53Site
+from tests.contracts.digitalocean_sites import DomainRecordSite, ReservedIpSite
 
-__all__ = ["aws"]
+__all__ = ["aws", "digitalocean"]
 
 
 class MemorySite(Site):
@@ -63,6 +65,9 @@ class MemorySite(Site):
 
 
 SITES: dict[str, Callable[[pytest.FixtureRequest], Site]] = {
+    "digitalocean": lambda request: ReservedIpSite(request.getfixturevalue("digitalocean")),
+    "digitalocean-at-once": lambda request: ReservedIpSite(request.getfixturevalue("digitalocean"), takes=timedelta()),
+    "digitalocean-domain": lambda request: DomainRecordSite(request.getfixturevalue("digitalocean")),
     "elastic-ip": lambda request: ElasticIpSite(request.getfixturevalue("aws")),
     "elastic-ip-by-interface": lambda request: ElasticIpSite(request.getfixturevalue("aws"), by_interface=True),
     "elastic-ip-by-ip": lambda request: ElasticIpSite(request.getfixturevalue("aws"), by_ip=True),
