@@ -242,7 +242,8 @@ def _explain(failure: CommandFailed, what: str) -> DrtoolError:
         case Ended.NOT_UNSEALED if "no identity matched" in failure.stderr:
             return _wrong_identity(words)
         case Ended.NOT_UNSEALED:
-            return SetDamaged(words, hint="Run it again without --via: that tells whether the set is to blame.")
+            # Its sealed bytes are the signed ones: hardly the set's fault.
+            return HostUnfit(words, hint=f"Look at age and the memory there. {_OTHER_WAY}")
         case Ended.NOT_TRUSTED | Ended.PROGRAM_MISSING | Ended.NO_DIRECTORY:
             return HostUnfit(words, hint=_OTHER_WAY)
         case _:

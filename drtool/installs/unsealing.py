@@ -39,13 +39,18 @@ class Ended(IntEnum):
 
 
 _BEGIN = """\
+mask=$(umask)
 umask 077
 fail() { printf 'drtool: %s\\n' "$2" >&2; exit "$1"; }
 """
 
 # Whoever could write there could change a volume after it was proven.
 _ENTER = """\
-cd -- "$1" && [ "$(stat -c '%u %a' .)" = "$(id -u) 700" ] || fail 81 "$1 is no directory that only we may enter"
+cd -- "$1" || fail 81 "$1 cannot be entered"
+case $(stat -c '%u %a' .) in
+  "$(id -u) 700" | "$(id -u) 2700") ;;
+  *) fail 81 "$1 is no directory that only we may enter" ;;
+esac
 """
 
 # --disable: a ~/.curlrc could log what it is given. No redirection: a signature is for one place.
@@ -126,7 +131,7 @@ feed() {
 }
 ended=$(
   exec 4>&1
-  { feed 4>&- 5>&1 >&2; echo "fed $?" >&4; } | { "$@" 4>&- >&2; echo "unpacked $?" >&4; }
+  { feed 4>&- 5>&1 >&2; echo "fed $?" >&4; } | { umask "$mask"; "$@" 4>&- >&2; echo "unpacked $?" >&4; }
 )
 fed=88 unpacked=1
 set -- $ended

@@ -228,6 +228,25 @@ def test_staging_takes_what_gnu_tar_packs_with_its_padding(local: Runner, store:
     assert (staging / "repositories/the same").read_bytes() == b"rows"
 
 
+def test_staged_members_have_the_modes_that_they_have_when_data_goes_through_this_machine(
+    local: Runner, committed: Committed, staging: Path
+) -> None:
+    """Directories that only a member's name tells of included."""
+    stage(local, committed.open(), staging)
+    relayed = staging.parent / "relayed"
+    relayed.mkdir(mode=0o700)
+    with local.write_to(Omnibus.unpack(PurePosixPath(relayed))) as sink:
+        sink.write(committed.plain["application"])
+    modes = [{str(path.relative_to(top)): path.stat().st_mode for path in top.rglob("*")} for top in (staging, relayed)]
+    assert modes[0] == modes[1]
+
+
+def test_staging_goes_where_new_folders_keep_their_group(local: Runner, committed: Committed, staging: Path) -> None:
+    staging.parent.chmod(0o2755)
+    stage(local, committed.open(), staging)
+    assert is_staged(staging, committed.plain["application"])
+
+
 def test_staging_accepts_an_openssh_key(local: Runner, store: Store, staging: Path, tmp_path: Path) -> None:
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "key"], check=True)
     private, public = (tmp_path / "key").read_bytes(), (tmp_path / "key.pub").read_text().strip()
@@ -540,17 +559,35 @@ def hostile(kind: bytes, name: str, target: str = "") -> bytes:
 def test_what_must_never_be_unpacked_is_found_where_it_lies(
     local: Runner, store: Store, staging: Path, kind: bytes, name: str, target: str
 ) -> None:
-    """A signer that is hostile itself: what no backup of ours would commit."""
-    harmless = commit(store, application=sets.tar_of({"db": b""}))
-    archive = harmless.manifest.archive("application")
-    sealed_to = parse_recipients([RECIPIENT])
-    plain = io.BytesIO(hostile(kind, name, target))
-    volume = harmless.catalog.put_volume(sets.SET_ID, "hostile.tar.age", plain, sealed_to)
-    changed = dataclasses.replace(archive, volumes=(volume,))
-    opened = indexing(harmless, [])
-    opened = dataclasses.replace(opened, manifest=dataclasses.replace(opened.manifest, archives=(changed,)))
     with pytest.raises(UnsafeMember, match="db"):
-        stage(local, opened, staging)
+        stage(local, holding(store, hostile(kind, name, target)), staging)
+
+
+def holding(store: Store, application: bytes) -> BackupSet:
+    """A set of a signer that is hostile itself: what no backup of ours would commit, and an index that hides it."""
+    harmless = commit(store, application=sets.tar_of({"db": b""}))
+    plain = io.BytesIO(application)
+    volume = harmless.catalog.put_volume(sets.SET_ID, "hostile.tar.age", plain, parse_recipients([RECIPIENT]))
+    changed = dataclasses.replace(harmless.manifest.archive("application"), volumes=(volume,))
+    opened = indexing(harmless, [])
+    return dataclasses.replace(opened, manifest=dataclasses.replace(opened.manifest, archives=(changed,)))
+
+
+def test_tar_writes_nothing_through_a_link_to_elsewhere(local: Runner, store: Store, staging: Path) -> None:
+    """What the staging relies on until it has looked at what lies there."""
+    elsewhere = staging.parent / "elsewhere"
+    elsewhere.mkdir()
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT) as tar:
+        for name, target in (("absolute", str(elsewhere)), ("relative", "../elsewhere")):
+            for member in (tarfile.TarInfo(name), tarfile.TarInfo(f"{name}/file")):
+                member.type, member.linkname = (tarfile.SYMTYPE, target) if member.name == name else (b"0", "")
+                tar.addfile(member)
+        tar.addfile(tarfile.TarInfo("../elsewhere/file"))
+        tar.addfile(tarfile.TarInfo(f"{elsewhere}/file"))
+    with pytest.raises(DrtoolError):
+        stage(local, holding(store, out.getvalue()), staging)
+    assert list(elsewhere.iterdir()) == []
 
 
 @contextmanager
