@@ -37,6 +37,11 @@ def known_set(
     return replace(KnownSet(new_set_id(taken_at, token), taken_at, taken_at, state, size), **more)  # type: ignore[arg-type]
 
 
+def nights(count: int, **more: object) -> list[KnownSet]:
+    """A verified set a night."""
+    return [known_set(BEGIN + timedelta(days=number), **more) for number in range(count)]  # type: ignore[arg-type]
+
+
 def random_history(noise: random.Random) -> History:
     """Nights, bursts and long silences; duplicates, clocks that jump, poisoned futures, increments, pins and locks."""
     moment = BEGIN + timedelta(days=noise.randrange(400), minutes=noise.randrange(1440))

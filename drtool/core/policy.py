@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Final, Literal
 
+from drtool.core import periods
 from drtool.core.alarm import find_alarm
 from drtool.core.history import CLOCKS_APART, KnownSet, State
 
@@ -178,6 +179,8 @@ def _spare_unproven(
     wanted = _wanted(sorted((*counted, *hopeful), key=_age), retention) if hopeful else {}
     hopes = {each.set_id for each in hopeful}
     for each in unproven:
+        if _is_early(each, now) or each.state == "unknown":
+            continue  # they have their reason, and their date means nothing
         if each.taken_at > youngest:
             held[each.set_id].append(_YOUNG[each.state])
         elif each.set_id in hopes and each.set_id in wanted:
@@ -185,12 +188,11 @@ def _spare_unproven(
 
 
 _HOPEFUL: Final = ("verified", "unverified")  # a verified one that does not count lacks a base
-_YOUNG: Final[Mapping[State, str]] = {
+_YOUNG: Final = {
     "verified": "young, and its base is not verified",
     "unverified": "young, and not verified yet",
     "damaged": "damaged, kept for a look",
     "red": "red, kept for a look",
-    "unknown": "young",
 }
 
 
@@ -200,10 +202,10 @@ def _wanted(ordered: Sequence[KnownSet], retention: Retention) -> dict[str, list
     newest_first = ordered[::-1]
     for number, each in enumerate(newest_first[: retention.last], 1):
         chosen.setdefault(each.set_id, []).append(f"last {number}")
-    periods = [(count, name) for count, name in _counts(retention) if count]
-    if periods:
+    counts = [(count, name) for count, name in _counts(retention) if count]
+    if counts:
         local = [each.taken_at.astimezone(retention.zone) for each in newest_first]
-        for count, name in periods:
+        for count, name in counts:
             for place, label in _last_of_each(local, count, name):
                 chosen.setdefault(newest_first[place].set_id, []).append(label)
     if retention.within is not None and newest_first:
@@ -229,41 +231,12 @@ def _last_of_each(local: Sequence[datetime], count: int, name: Callable[[datetim
 
 def _counts(retention: Retention) -> tuple[tuple[int, Callable[[datetime], str]], ...]:
     return (
-        (retention.hourly, _hour),
-        (retention.daily, _day),
-        (retention.weekly, _week),
-        (retention.monthly, _month),
-        (retention.yearly, _year),
+        (retention.hourly, periods.hour),
+        (retention.daily, periods.day),
+        (retention.weekly, periods.week),
+        (retention.monthly, periods.month),
+        (retention.yearly, periods.year),
     )
-
-
-def _hour(moment: datetime) -> str:
-    # With the offset: when clocks are set back, an hour comes twice, and is two.
-    offset = moment.utcoffset() or timedelta(0)
-    sign, minutes = ("-", -offset) if offset < timedelta(0) else ("+", offset)
-    hours, rest = divmod(minutes // timedelta(minutes=1), 60)
-    return f"hour {_date(moment)} {moment.hour:02d}h{sign}{hours:02d}{rest:02d}"
-
-
-def _day(moment: datetime) -> str:
-    return f"day {_date(moment)}"
-
-
-def _week(moment: datetime) -> str:
-    year, week, _ = moment.isocalendar()
-    return f"week {year}-W{week:02d}"
-
-
-def _month(moment: datetime) -> str:
-    return f"month {moment.year:04d}-{moment.month:02d}"
-
-
-def _year(moment: datetime) -> str:
-    return f"year {moment.year:04d}"
-
-
-def _date(moment: datetime) -> str:
-    return f"{moment.year:04d}-{moment.month:02d}-{moment.day:02d}"
 
 
 def _length(duration: timedelta) -> str:
