@@ -16,6 +16,7 @@ from tests.address_servers.digitalocean import digitalocean
 from tests.contracts import address_contract as contract
 from tests.contracts.address_contract import CHECKS, PATIENCE, Check, Site
 from tests.contracts.aws_sites import ElasticIpSite, Route53Site
+from tests.contracts.command_sites import CommandSite
 from tests.contracts.digitalocean_sites import DomainRecordSite, ReservedIpSite
 
 __all__ = ["aws", "digitalocean"]
@@ -65,6 +66,7 @@ class MemorySite(Site):
 
 
 SITES: dict[str, Callable[[pytest.FixtureRequest], Site]] = {
+    "command": lambda request: CommandSite(request.getfixturevalue("tmp_path")),
     "digitalocean": lambda request: ReservedIpSite(request.getfixturevalue("digitalocean")),
     "digitalocean-at-once": lambda request: ReservedIpSite(request.getfixturevalue("digitalocean"), takes=timedelta()),
     "digitalocean-domain": lambda request: DomainRecordSite(request.getfixturevalue("digitalocean")),
