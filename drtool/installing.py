@@ -44,7 +44,7 @@ class HostPackages:
 
     def find(self, package: Package) -> Installed | None:
         """This very version, whatever its state; None if it is not there."""
-        return next((one for one in self.installed if one.state != "gone" and packages.is_package(one, package)), None)
+        return next((one for one in self.installed if packages.is_package(one, package)), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +126,6 @@ class _Work:
     phase: str
 
     def install(self, found: HostPackages, source: PackageSource) -> None:
-        if any(one.held and one.state == "gone" for one in found.installed if one.name == self.package.name):
-            self._must(packages.unhold_commands(found.manager, self.package)[0])  # held without being there
         match source:
             case FromRepository():
                 self._install_offered(found)
@@ -215,6 +213,10 @@ class _Work:
         said, failed = self._attempt(command)
         if failed and failures.was_interrupted(said):
             self._attempt(packages.finish_interrupted())  # if it cannot, the next line says why
+            said, failed = self._attempt(command)
+        if failed and failures.was_held(said):
+            # A hold of what is not there, or not whole: it is for this very package to be changed, and then held again.
+            self._must(packages.unhold_commands(manager, self.package)[0])
             said, failed = self._attempt(command)
         if failed and manager == "apt" and operand.startswith("/") and failures.lacks_dependencies(said):
             self._attempt(packages.refresh())  # a fresh host has no lists; without a network it stays as it is

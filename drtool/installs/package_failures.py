@@ -34,6 +34,7 @@ _LOCKED = re.compile(
     r"|application is currently holding the (yum|dnf) lock|can't create transaction lock"
 )
 _INTERRUPTED = re.compile(r"dpkg was interrupted, you must manually run")
+_HELD = re.compile(r"Held packages were changed")
 _LACKING = re.compile(r"have unmet dependencies|Depends: .* but it is not (installable|going to be installed)")
 
 # In this order: a full disk also breaks archives, a dead network also leaves packages unfound.
@@ -51,8 +52,8 @@ _CAUSES = (
     ),
     _cause(
         r"Could not resolve|Temporary failure resolving|Could not connect|Unable to connect"
-        r"|Connection (timed out|refused)|Network is unreachable|Couldn't resolve host|Curl error|Failed to download metadata|Cannot download"
-        r"|Failed to fetch|Error downloading packages",
+        r"|Connection (timed out|refused)|Network is unreachable|Couldn't resolve host|Curl error"
+        r"|Failed to download metadata|Cannot download|Failed to fetch|Error downloading packages",
         "the package repository cannot be read",
         "Give the host a way to its repository, or give the package as a file.",
     ),
@@ -111,6 +112,11 @@ def was_interrupted(output: str) -> bool:
     return _INTERRUPTED.search(output) is not None
 
 
+def was_held(output: str) -> bool:
+    """Whether somebody holds a package that was to be changed."""
+    return _HELD.search(output) is not None
+
+
 def lacks_dependencies(output: str) -> bool:
     """Whether apt knows no way to what the package needs; with fresh lists it may."""
     return _LACKING.search(output) is not None
@@ -118,12 +124,13 @@ def lacks_dependencies(output: str) -> bool:
 
 def failure_of(package: Package, host: str, output: str, failed: CommandFailed) -> DrtoolError:
     """Build the error for a package manager that ended badly, with the line that tells most."""
-    said = telling_line(output) or str(failed)
     for cause in _CAUSES:
-        if cause.pattern.search(output):
-            return HostUnfit(f"{package} cannot be installed on {host}, {cause.message}: {said}", hint=cause.hint)
+        for line in output.splitlines():
+            if cause.pattern.search(line):
+                message = f"{package} cannot be installed on {host}, {cause.message}: {_shortened(line)}"
+                return HostUnfit(message, hint=cause.hint)
     return CommandFailed(
-        f"{package} cannot be installed on {host}: {said}",
+        f"{package} cannot be installed on {host}: {telling_line(output) or failed}",
         status=failed.status,
         stderr=without_credentials(output),
         hint="Look at the host; the same command may be run again.",
@@ -133,10 +140,14 @@ def failure_of(package: Package, host: str, output: str, failed: CommandFailed) 
 def telling_line(output: str) -> str:
     """The first line that is called an error, or else the last; without credentials of repositories."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    telling = next((line for line in lines if _TELLING.search(line) and not _EMPTY.fullmatch(line)), "")
-    return without_credentials(telling or (lines[-1] if lines else ""))[:_SHOWN]
+    telling = next((line for line in lines if _TELLING.match(line) and not _EMPTY.fullmatch(line)), "")
+    return _shortened(telling or (lines[-1] if lines else ""))
 
 
 def without_credentials(text: str) -> str:
     """Hide name and password in URLs: mirrors are often reached with some."""
     return _CREDENTIALS.sub("…@", text)
+
+
+def _shortened(line: str) -> str:
+    return without_credentials(line.strip())[:_SHOWN]

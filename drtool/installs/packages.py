@@ -42,12 +42,12 @@ _DNF = (*_ENVIRONMENT, "dnf", "--assumeyes", "--setopt=exit_on_lock=True")
 
 @dataclass(frozen=True, slots=True)
 class Installed:
-    """A package of GitLab that a host knows. ``gone``: removed, or never there; ``broken``: not to its end."""
+    """A package of GitLab on a host; a ``broken`` one did not come to its end."""
 
     name: str
     version: str
     architecture: str
-    state: Literal["installed", "broken", "gone"]
+    state: Literal["installed", "broken"]
     held: bool = False
 
 
@@ -98,13 +98,14 @@ def list_installed(manager: Manager) -> Command:
 def parse_installed(manager: Manager, output: str) -> tuple[Installed, ...]:
     """Read what ``list_installed`` printed, GitLab's packages alone. HostUnfit if it is something else."""
     lines = (line.split("\t") for line in output.splitlines())
-    return tuple(_installed(manager, fields) for fields in lines if fields[0] in PACKAGE_NAMES)
+    found = (_installed(manager, fields) for fields in lines if fields[0] in PACKAGE_NAMES)
+    return tuple(one for one in found if one)
 
 
 def refuse_other(package: Package, installed: tuple[Installed, ...], host: str) -> None:
     """Raise VersionMismatch if the host has another version or edition, or only a part of one."""
     for found in installed:
-        if found.state != "gone" and not is_package(found, package):
+        if not is_package(found, package):
             raise VersionMismatch(
                 f"{host} has {found.name} {found.version}, and the set needs {package}",
                 hint="Take a fresh host; or, if nothing on this one is needed, `gitlab-ctl cleanse` and remove "
@@ -272,18 +273,17 @@ def file_name(manager: Manager, package: Package) -> str:
     return f"{package.name}_{package.version}{_SUFFIX[manager]}"
 
 
-def _installed(manager: Manager, fields: list[str]) -> Installed:
+def _installed(manager: Manager, fields: list[str]) -> Installed | None:
     if manager == "dnf" and len(fields) == 3:
         name, version, made_for = fields
         return Installed(name, version, made_for, "installed")
     if manager == "apt" and len(fields) == 4 and len(status := fields[3].split()) == 3:
         name, version, made_for, _ = fields
         want, error, state = status
-        held = want == "hold"
         if state in {"not-installed", "config-files"}:
-            return Installed(name, version, made_for, "gone", held)
+            return None
         whole = (error, state) == ("ok", "installed")
-        return Installed(name, version, made_for, "installed" if whole else "broken", held)
+        return Installed(name, version, made_for, "installed" if whole else "broken", want == "hold")
     raise HostUnfit(f"the host's list of packages says {fields!r}", hint="Repair its package database first.")
 
 
