@@ -45,6 +45,7 @@ def inspect(install: Omnibus, runner: Runner, clock: Clock) -> Host:
         clock=_clock(runner, clock),
         rooms=_rooms(install, runner, shown),
         installation=installation,
+        remains=text_of(shown, "remains") is not None,
         settings=parse_settings(text_of(shown, "gitlab.yml"), text_of(shown, "database.yml")),
         database=_database(install, runner) if installation else None,
         database_files=probe.parse_number(text_of(shown, "cluster")),
@@ -62,10 +63,10 @@ def _probe(install: Omnibus, runner: Runner) -> Mapping[str, Shown]:
     try:
         return probe.parse_shown(runner.run(probe.probe(install)))
     except CommandFailed as problem:
-        if not problem.stderr.lstrip().startswith("sudo:"):
+        if "sudo" not in problem.stderr:
             raise
         raise HostUnfit(
-            f"{runner.name}: sudo does not let this user in without a password",
+            f"{runner.name}: sudo does not let this user be root without a question",
             hint="Let sudoers allow it every command (NOPASSWD: ALL), or log in as root.",
         ) from problem
 

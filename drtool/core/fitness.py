@@ -67,18 +67,27 @@ def _holding(host: Host, needs: Needs) -> Iterator[Obstacle]:
     backups = host.backups
     if backups is None or not backups.marked:
         return
-    if backups.marker is None:
+    mark = backups.marker
+    if mark is None:
         yield Obstacle(
             "unfinished",
             f"{host.name}: a restore was begun there and did not end, and its mark cannot be read",
             "Use the drtool that began it, or look at the host and move the mark out of the backup directory.",
         )
-    elif backups.marker.run_id != needs.run_id:
-        mark = backups.marker
+    elif mark.run_id != needs.run_id and mark.phase == "staging":
+        yield Obstacle(
+            "abandoned",
+            f"{host.name}: {mark}, which had replaced nothing yet",
+            f"To go on with that one instead, on {mark.by}: --resume {mark.run_id}",
+            severity="warn",
+        )
+    elif mark.run_id != needs.run_id and needs.replace != host.system.hostname:
         yield Obstacle(
             "unfinished",
             f"{host.name}: {mark}",
-            f"Finish it on {mark.by} with --resume {mark.run_id}, or bring back what was there with --undo.",
+            f"Finish it on {mark.by} with --resume {mark.run_id}, bring back what was there with --undo {mark.run_id},"
+            f" or replace what it left with --yes-replace {host.system.hostname}.",
+            TargetHoldsData,
         )
 
 
@@ -135,9 +144,12 @@ def _data(host: Host, needs: Needs) -> Iterator[Obstacle]:
             f"If that database may go: --yes-replace {needs.database_host}",
             TargetHoldsData,
         )
-    if host.empty or needs.replace == host.system.hostname:
+    if host.empty or host.half_replaced or needs.replace == host.system.hostname:
         return
-    what = "its database does not answer" if host.projects is None else f"it holds {host.projects} projects"
+    if host.installation is None:
+        what = "a GitLab that was removed left its data there"
+    else:
+        what = "its database does not answer" if host.projects is None else f"it holds {host.projects} projects"
     wrong = f", and is not called {needs.replace}" if needs.replace else ""
     yield Obstacle(
         "populated",

@@ -128,9 +128,10 @@ class Task:
 class Host:
     """A host as one look at it found it. ``name`` is how drtool reaches it.
 
-    ``installation`` is None without GitLab, ``database`` without an answer, ``settings`` before the first reconfigure
-    or where they cannot be understood, ``backups`` without a backup directory. ``restoring`` is who holds the lock of
-    a restore right now, empty where nobody was seen to.
+    ``installation`` is None without GitLab; ``remains`` says that there are files of a database or of repositories,
+    which a package leaves when it is removed. ``database`` is None without an answer, ``settings`` before the first
+    reconfigure or where they cannot be understood, ``backups`` without a backup directory. ``restoring`` is who holds
+    the lock of a restore right now, empty where nobody was seen to.
     ``mounts_inside`` are mount points below directories whose content GitLab moves aside, ``foreign_directories``
     what lies in those and belongs to somebody else than the directory: GitLab's restore, which runs as git, fails at
     both, when the database is replaced already.
@@ -143,6 +144,7 @@ class Host:
     clock: Offset | None
     rooms: tuple[Room, ...]
     installation: Installation | None
+    remains: bool
     settings: Settings | None
     database: Database | None
     database_files: int | None
@@ -156,12 +158,19 @@ class Host:
     def projects(self) -> int | None:
         """How many it holds; None when its database does not answer, which is not the same as none."""
         if self.installation is None:
-            return 0
+            return None if self.remains else 0
         return self.database.projects if self.database else None
 
     @property
     def empty(self) -> bool:
-        return self.projects == 0
+        """Nothing to lose here, and nothing half replaced."""
+        return self.projects == 0 and not self.half_replaced
+
+    @property
+    def half_replaced(self) -> Marker | None:
+        """The restore that did not end, and had begun to replace what was here."""
+        mark = self.backups.marker if self.backups else None
+        return mark if mark and mark.phase == "replacing" else None
 
     @property
     def postgresql(self) -> int | None:

@@ -52,6 +52,9 @@ held() {{
   inode=$(stat -L -c %i -- "$1") || return
   grep -q "FLOCK .*:$inode 0 EOF" /proc/locks && cat -- "$1"
 }}
+remains() {{
+  [ -e "$var/postgresql/data/PG_VERSION" ] || [ -n "$(ls -A -- "$var/git-data/repositories" | head -n 1)" ]
+}}
 foreign() {{ find -H "$1" -mindepth 1 -maxdepth 1 -type d ! -user "$(stat -L -c %u -- "$1")"; }}
 root=$0 task=$1 lock=$2 backups=$3
 shift 3
@@ -71,6 +74,7 @@ show type cat "$rails/INSTALLATION_TYPE"
 show gitlab.yml cat "$rails/config/gitlab.yml"
 show database.yml cat "$rails/config/database.yml"
 show gitaly.toml cat "$var/gitaly/config.toml"
+show remains remains
 show cluster cat "$var/postgresql/data/PG_VERSION"
 show task cat -- "$task"
 show alive alive "$task"

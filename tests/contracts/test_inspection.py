@@ -84,7 +84,13 @@ def over_ssh(request: pytest.FixtureRequest) -> Iterator[Runner]:
         yield runner
 
 
-@pytest.mark.parametrize("opened", [local, over_ssh])
+@contextmanager
+def over_sudo(request: pytest.FixtureRequest) -> Iterator[Runner]:
+    with closing(SshRunner(request.getfixturevalue("sshd").sudo_target)) as runner:
+        yield runner
+
+
+@pytest.mark.parametrize("opened", [local, over_ssh, over_sudo])
 def test_inspection_sees_what_a_populated_host_is(host: Sandbox, opened: Any, request: pytest.FixtureRequest) -> None:
     with opened(request) as runner:
         seen = inspect(install_of(host), runner, SystemClock())
@@ -245,13 +251,20 @@ def test_inspection_finds_a_mount_point_inside_a_component(fresh: Sandbox) -> No
 _MOUNT = 'mount -t tmpfs none "$0" && mount -t tmpfs none "$1" && shift && exec "$@"'
 
 
+def test_inspection_sees_what_a_removed_package_left(fresh: Sandbox) -> None:
+    (fresh.rails / "VERSION").unlink()
+    seen = look(fresh)
+    assert seen.installation is None and not seen.empty
+    assert {"no-gitlab", "populated"} <= {one.code for one in judge_target(seen, needs())}
+
+
 def test_inspection_says_when_sudo_lets_nobody_in(fresh: Sandbox, tmp_path: Path) -> None:
     refusing = tmp_path / "sudo"
     refusing.write_text("#!/bin/sh\necho 'sudo: a password is required' >&2\nexit 1\n")
     refusing.chmod(0o755)
     with (
         closing(open_prefixed((str(refusing), "-n", "--"), "operator@host", clean=True)) as runner,
-        pytest.raises(HostUnfit, match="sudo does not let this user in") as refused,
+        pytest.raises(HostUnfit, match="sudo does not let this user be root") as refused,
     ):
         inspect(install_of(fresh), runner, SystemClock())
     assert "NOPASSWD" in refused.value.hint

@@ -64,6 +64,7 @@ HOST = Host(
     clock=Offset(timedelta(seconds=1), timedelta(seconds=0.1)),
     rooms=tuple(room(place) for place in PLACES),
     installation=Installation("omnibus", "18.9.0-ee", "ee", "omnibus-gitlab", "gitlab-ee 18.9.0-ee.0"),
+    remains=False,
     settings=SETTINGS,
     database=DATABASE,
     database_files=16,
@@ -89,6 +90,8 @@ NEEDS = Needs(
 OWN = replace(NEEDS, brings_configuration=False)
 """Of a restore that leaves the target's configuration as it is."""
 MARK = Marker("restore-1", SET, NIGHT, "laptop", "replacing", "restore-1", had_data=True)
+
+STAGING = replace(MARK, phase="staging")
 
 
 def system(**changes: Any) -> Host:
@@ -173,15 +176,33 @@ TABLE = [
         good_needs=replace(NEEDS, holder="restore-1 on laptop"),
         error=Busy,
     ),
-    case("unfinished", backups(marked=True, marker=MARK), HOST),
+    case("unfinished", backups(marked=True, marker=MARK), HOST, error=TargetHoldsData),
     case(
         "unfinished",
         backups(marked=True, marker=MARK),
         backups(marked=True, marker=MARK),
         needs=replace(NEEDS, run_id="restore-2"),
         good_needs=replace(NEEDS, run_id="restore-1"),
+        error=TargetHoldsData,
     ),
     case("unfinished", backups(marked=True), HOST, needs=replace(NEEDS, run_id="restore-1"), good_needs=NEEDS),
+    case(
+        "unfinished",
+        backups(marked=True, marker=MARK),
+        needs=NEEDS,
+        good=backups(marked=True, marker=MARK),
+        good_needs=REPLACED,
+        error=TargetHoldsData,
+    ),
+    case("abandoned", backups(marked=True, marker=STAGING), severity="warn"),
+    case("abandoned", backups(marked=True, marker=STAGING), backups(marked=True, marker=MARK), severity="warn"),
+    case("populated", replace(BARE, remains=True), BARE, error=TargetHoldsData),
+    case(
+        "populated",
+        POPULATED,
+        replace(POPULATED, backups=replace(BACKUPS, marked=True, marker=MARK)),
+        error=TargetHoldsData,
+    ),
     case("lock", replace(HOST, task=Task(None, alive=False)), HOST),
     case(
         "task",
@@ -341,8 +362,11 @@ def test_a_bare_machine_lacks_gitlab_and_nothing_else() -> None:
 
 
 def test_no_obstacle_hides_another() -> None:
-    """Where two hosts differ from a fit one in different things, a host with both has both obstacles."""
-    plain = [one for one in TABLE if one.needs == NEEDS and one.bad.installation]
+    """Where two hosts differ from a fit one in different things, a host with both has both obstacles.
+
+    But for a host that is half replaced: what it holds is then only what the unfinished restore left.
+    """
+    plain = [one for one in TABLE if one.needs == NEEDS and one.bad.installation and not one.bad.half_replaced]
     tried = 0
     for one, other in itertools.combinations(plain, 2):
         mine, theirs = changed(one.bad), changed(other.bad)
