@@ -27,7 +27,16 @@ CREATE TABLE public.application_settings (
     encrypted_akismet_api_key text,
     encrypted_akismet_api_key_iv text,
     asset_proxy_secret_key jsonb,
-    created_at timestamp without time zone
+    created_at timestamp without time zone,
+    silent_mode_enabled boolean DEFAULT false NOT NULL,
+    deny_all_requests_except_allowed boolean DEFAULT false NOT NULL,
+    outbound_local_requests_whitelist character varying(255)[] DEFAULT '{}'::character varying[] NOT NULL,
+    lets_encrypt_terms_of_service_accepted boolean DEFAULT false NOT NULL,
+    usage_ping_enabled boolean DEFAULT true NOT NULL,
+    version_check_enabled boolean DEFAULT true,
+    snowplow_enabled boolean DEFAULT false NOT NULL,
+    elasticsearch_indexing boolean DEFAULT false NOT NULL,
+    elasticsearch_search boolean DEFAULT false NOT NULL
 );
 
 CREATE TABLE public.cloud_connector_keys (
@@ -83,7 +92,8 @@ CREATE TABLE public.projects (
     archived boolean DEFAULT false NOT NULL,
     visibility_level integer DEFAULT 0 NOT NULL,
     runners_token_encrypted character varying,
-    created_at timestamp without time zone
+    created_at timestamp without time zone,
+    mirror boolean DEFAULT false NOT NULL
 );
 
 CREATE TABLE public.routes (
@@ -195,6 +205,20 @@ CREATE TABLE public.ci_runners (
     active boolean DEFAULT true NOT NULL,
     token_encrypted character varying
 );
+CREATE TABLE public.ci_pipeline_schedules (
+    id bigserial PRIMARY KEY,
+    description character varying,
+    ref character varying,
+    cron character varying,
+    project_id bigint,
+    active boolean DEFAULT true
+);
+CREATE TABLE public.remote_mirrors (
+    id bigserial PRIMARY KEY,
+    project_id bigint,
+    url character varying,
+    enabled boolean DEFAULT true
+);
 CREATE TABLE public.web_hooks (
     id bigserial PRIMARY KEY,
     project_id bigint,
@@ -204,7 +228,10 @@ CREATE TABLE public.web_hooks (
     encrypted_token text,
     encrypted_token_iv text,
     encrypted_url_variables bytea,
-    encrypted_url_variables_iv bytea
+    encrypted_url_variables_iv bytea,
+    push_events boolean DEFAULT true NOT NULL,
+    issues_events boolean DEFAULT false NOT NULL,
+    confidential_note_events boolean
 );
 CREATE TABLE public.integrations (
     id bigserial PRIMARY KEY,

@@ -1,4 +1,5 @@
-"""The rows that exist for their encrypted columns: settings, keys, runners, variables, hooks, integrations.
+"""The rows that exist for their encrypted columns (settings, keys, runners, variables, hooks, integrations), and what
+GitLab does by itself.
 
 Between them they hold every layout that GitLab 18.9 uses by default (see ``ciphers``).
 """
@@ -75,13 +76,25 @@ def automation_tables(encrypt: Encrypter, population: Population) -> Iterator[Ta
             for number, group in enumerate(population.groups[:3], start=1)
         ),
     )
+    # One of each is switched off.
+    yield Table(
+        "ci_pipeline_schedules",
+        "id description ref cron project_id active",
+        ((number, f"nightly {number}", "main", "0 3 * * *", number, number != 2) for number in (1, 2, 3)),
+    )
+    yield Table(
+        "remote_mirrors",
+        "id project_id url enabled",
+        ((number, number, f"https://mirror.example.com/{number}.git", number != 2) for number in (1, 2, 3)),
+    )
     yield Table(
         "web_hooks",
-        "id project_id encrypted_url encrypted_url_iv encrypted_token encrypted_token_iv "
-        "encrypted_url_variables encrypted_url_variables_iv",
+        "id project_id type push_events issues_events encrypted_url encrypted_url_iv "
+        "encrypted_token encrypted_token_iv encrypted_url_variables encrypted_url_variables_iv",
         (
             (
-                *(number, project.id),
+                *((number, None, "SystemHook") if number == 4 else (number, project.id, "ProjectHook")),
+                *(number != 2, number > 1),
                 *encrypt.text(f"web_hooks/{number}/url", f"https://hooks.example.com/{number}"),
                 *encrypt.text(f"web_hooks/{number}/token", f"fake-hook-token-{number}"),
                 *encrypt.binary(f"web_hooks/{number}/variables", "{}" if number == 1 else '{"stage":"fake"}'),

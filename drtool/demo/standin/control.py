@@ -10,7 +10,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from . import secret_file
+from . import mail_settings, secret_file
 from .services import SERVICES, Service, service
 from .settings import Host
 
@@ -88,6 +88,7 @@ def _reconfigure(host: Host) -> int:
     if not (host.etc / "gitlab.rb").exists():
         sys.stdout.write("Recipe: gitlab::default\n")
     secret_file.reconfigure(host.secrets)
+    mail_settings.write(host)
     for path in (*(host.data / "gitlab-rails" / name for name in ("uploads", "shared", "tmp")), host.backups):
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         if os.geteuid() == 0 and host.settings["user"]:
