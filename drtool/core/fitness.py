@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from drtool.core.host import BackupDirectory, Host
+from drtool.core.host import BackupDirectory, Host, Place
 from drtool.core.machine import judge_machine, judge_rights
 from drtool.core.model import is_set_id
 from drtool.core.needs import Needs
 from drtool.core.obstacles import Obstacle, Severity
 from drtool.core.room import judge_room, size_text
-from drtool.core.versions import package_for, parse_version, same_version
+from drtool.core.versions import Edition, package_for, parse_version, same_version
 from drtool.errors import Busy, HostUnfit, TargetHoldsData, VersionMismatch
 
 
@@ -34,7 +34,8 @@ def _gitlab(host: Host, needs: Needs) -> Iterator[Obstacle]:
         same_version(needs.version, there.version)
     except VersionMismatch as problem:
         other = _other_edition_only(needs.version, there.version)
-        note = " (another edition is installed over it after the restore, not before)" if other else ""
+        upwards = other and _edition(needs.version) == "ce"
+        note = " (the other edition goes over it after the restore, not before)" if upwards else ""
         message = f"{host.name}: {problem}"
         yield Obstacle("edition" if other else "version", message, problem.hint + note, VersionMismatch)
 
@@ -228,7 +229,7 @@ def _elsewhere(host: Host, needs: Needs) -> Iterator[Obstacle]:
 
 def _room(host: Host, needs: Needs) -> Iterator[Obstacle]:
     held = 0
-    if needs.safety_copy and not host.empty and host.database:
+    if needs.safety_copy and host.database and not host.empty and not host.half_replaced:
         held = host.database.size + (host.database.stored or 0)
     for short in judge_room(
         host.rooms,
@@ -242,15 +243,18 @@ def _room(host: Host, needs: Needs) -> Iterator[Obstacle]:
         message = f"{host.name}: {short.mount} has {short.free} free, needed are {short.needed} for {short.why}"
         remedy = "Make room there, or give it a larger disk."
         yield Obstacle(short.code, message, remedy, severity="refuse" if short.certain else "warn")
-    if host.room("backups") is None:
-        message = f"{host.name}: how much room {host.backup_path} has could not be seen"
+    unseen = [place for place in _PLACES if host.room(place) is None]
+    if unseen:
+        message = f"{host.name}: how much room there is for {', '.join(unseen)} could not be seen"
         yield Obstacle(
             "room-unknown",
             message,
-            f"At least {size_text(3 * needs.staged_size)} should be free there.",
+            f"At least {size_text(3 * needs.staged_size)} should be free for all together.",
             severity="warn",
         )
 
+
+_PLACES: Final[tuple[Place, ...]] = ("backups", "data", "database", "repositories")
 
 # What is named first is what people get to read first.
 _JUDGES: Final[tuple[Callable[[Host, Needs], Iterator[Obstacle]], ...]] = (
@@ -265,15 +269,14 @@ def _package(version: str) -> str | None:
         return None
 
 
-def _other_edition_only(of_set: str, of_target: str) -> bool:
+def _edition(version: str) -> Edition | None:
     try:
-        one, other = parse_version(of_set), parse_version(of_target)
+        return parse_version(version).edition
     except HostUnfit:
-        return False
-    same = (one.major, one.minor, one.patch, one.pre_release) == (
-        other.major,
-        other.minor,
-        other.patch,
-        other.pre_release,
-    )
-    return same and one.edition != other.edition
+        return None
+
+
+def _other_edition_only(of_set: str, of_target: str) -> bool:
+    """Tell whether two versions that drtool understands are the same release of different editions."""
+    bare = [version.removesuffix(f"-{_edition(version)}") for version in (of_set.strip(), of_target.strip())]
+    return bare[0] == bare[1] and None not in (_edition(of_set), _edition(of_target))

@@ -293,6 +293,13 @@ TABLE = [
     case(
         "inodes", free(500 * GIB, inodes=0), rooms(*(replace(one, inodes=None, free_inodes=None) for one in HOST.rooms))
     ),
+    case(
+        "disk",
+        replace(free(399 * GIB), database=POPULATED.database),
+        replace(free(300 * GIB), database=POPULATED.database, backups=replace(BACKUPS, marked=True, marker=MARK)),
+        needs=REPLACED,
+    ),
+    case("room-unknown", rooms(*HOST.rooms[1:]), severity="warn"),
     case("room-unknown", rooms(), HOST, severity="warn"),
     case(
         "clock",
@@ -406,6 +413,13 @@ def test_refusing_lets_warnings_pass() -> None:
 def test_a_missing_gitlab_is_refused_with_the_package_to_install() -> None:
     (found,) = judge_target(BARE, NEEDS)
     assert found.remedy == "Let --install put gitlab-ee=18.9.0-ee.0 there, or install exactly that first."
+
+
+def test_a_set_of_the_community_edition_may_become_another_edition_after_its_restore() -> None:
+    found = only(judge_target(HOST, replace(NEEDS, version="18.9.0")), "edition")
+    assert "gitlab-ce=18.9.0-ce.0 (the other edition goes over it after the restore, not before)" in found.remedy
+    back = only(judge_target(gitlab("18.9.0", "ce"), NEEDS), "edition")
+    assert back.remedy.endswith("gitlab-ee=18.9.0-ee.0")
 
 
 def test_a_build_that_was_never_published_cannot_be_installed() -> None:
