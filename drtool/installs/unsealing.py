@@ -232,11 +232,14 @@ def list_tree(directory: PurePosixPath) -> Command:
 
 def parse_tree(output: bytes) -> tuple[Found, ...]:
     """Read what ``list_tree`` printed. CommandFailed if it is something else."""
-    fields = output.decode("utf-8", "surrogateescape").split("\0")
+    *fields, rest = output.decode("utf-8", "surrogateescape").split("\0")
     try:
-        return tuple(_found(*pair) for pair in zip(fields[:-1:2], fields[1::2], strict=True))
+        found = tuple(_found(*pair) for pair in zip(fields[::2], fields[1::2], strict=True))
     except ValueError as error:
         raise CommandFailed("the listing of a directory cannot be read") from error
+    if rest:
+        raise CommandFailed("the listing of a directory breaks off")
+    return found
 
 
 def _found(facts: str, name: str) -> Found:

@@ -54,6 +54,7 @@ from tests.servers import PROMPT
 from tests.sets import Committed, Keys
 
 if TYPE_CHECKING:
+    from tests.oss_server import OssServer
     from tests.servers import S3Server
     from tests.sshd import SshServer
 
@@ -206,6 +207,13 @@ def test_staging_by_signed_urls_brings_every_member(runner: Runner, committed: C
     stored = sum(volume.stored_size for volume in committed.manifest.archive("application").volumes)
     assert seen[-1] == Progress("stage", stored, stored)
     assert len(seen) == len(committed.manifest.archive("application").volumes)
+
+
+def test_staging_takes_urls_that_oss_signed(local: Runner, oss_http: OssServer, staging: Path) -> None:
+    committed = commit(oss_http.store(prefix=f"unsealing/{staging.parent.parent.name}"))
+    check_can_fetch(local, committed.catalog.store, volume_key(committed, 0), sealed=True)
+    stage(local, committed.open(), staging)
+    assert is_staged(staging, committed.plain["application"])
 
 
 def test_staging_needs_no_age_for_a_set_that_is_not_sealed(runner: Runner, store: Store, staging: Path) -> None:
