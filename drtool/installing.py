@@ -308,9 +308,10 @@ class _Work:
         deadline = self.clock.monotonic() + self.patience.total_seconds()
         while True:
             said, failed = self._try(command)
-            if failed is None or not failures.is_locked(said):
+            locked = failures.locked_out(said) if failed else ""
+            if not locked:
                 return said, failed
-            reason = f"another package manager is at work: {failures.telling_line(said)}"
+            reason = f"another package manager is at work: {locked}"
             if self.clock.monotonic() >= deadline:
                 raise Busy(
                     f"{self.runner.name}: {reason}",

@@ -32,6 +32,7 @@ _LOCKED = re.compile(
     r"Could not get lock|Unable to acquire the dpkg frontend lock|Unable to lock (the administration|directory)"
     r"|(frontend lock|status database) (was|is) locked by another process|is another process using it"
     r"|application is currently holding the (yum|dnf) lock|can't create transaction lock"
+    r"|already locked by \d+"
 )
 _INTERRUPTED = re.compile(r"dpkg was interrupted, you must manually run")
 _HELD = re.compile(r"Held packages were changed")
@@ -102,9 +103,9 @@ _CAUSES = (
 )
 
 
-def is_locked(output: str) -> bool:
-    """Whether another package manager was at work; worth another try in a moment."""
-    return _LOCKED.search(output) is not None
+def locked_out(output: str) -> str:
+    """The line that says that another package manager is at work, worth another try in a moment; empty if none does."""
+    return next((_shortened(line) for line in output.splitlines() if _LOCKED.search(line)), "")
 
 
 def was_interrupted(output: str) -> bool:

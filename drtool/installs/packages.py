@@ -38,6 +38,8 @@ _ENVIRONMENT = (
 _KEEP_FILES = ("--force-confdef", "--force-confold")
 _APT_GET = (*_ENVIRONMENT, "apt-get", "--yes", "-o", "Dpkg::Use-Pty=0")
 _DNF = (*_ENVIRONMENT, "dnf", "--assumeyes", "--setopt=exit_on_lock=True")
+# A host without a way to its repositories can install a file, and hold it, all the same.
+_ALONE = ("--setopt=*.skip_if_unavailable=True",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,8 +214,7 @@ def install(manager: Manager, operand: str) -> Command:
             words = ("--no-remove", "--no-install-recommends", *keep, "install", operand)
             return Command((*_APT_GET, *words), HOUR)
         case "dnf":
-            # A host without a way to its repositories can install a file all the same.
-            alone = ("--setopt=*.skip_if_unavailable=True",) if operand.startswith("/") else ()
+            alone = _ALONE if operand.startswith("/") else ()
             return Command((*_DNF, "--setopt=install_weak_deps=False", *alone, "install", operand), HOUR)
         case _:
             assert_never(manager)
@@ -230,14 +231,14 @@ def hold(manager: Manager, package: Package, version: str) -> Command:
         case "apt":
             return Command(("apt-mark", "hold", package.name), 5 * MINUTE)
         case "dnf":
-            return Command((*_DNF, "versionlock", "add", f"{package.name}-{version}"), 5 * MINUTE)
+            return Command((*_DNF, *_ALONE, "versionlock", "add", f"{package.name}-{version}"), 5 * MINUTE)
         case _:
             assert_never(manager)
 
 
 def list_held() -> Command:
     """Print what dnf's plugin versionlock keeps."""
-    return Command((*_DNF, "--quiet", "versionlock", "list"), 5 * MINUTE)
+    return Command((*_DNF, *_ALONE, "--quiet", "versionlock", "list"), 5 * MINUTE)
 
 
 def is_held(output: str, package: Package) -> bool:
@@ -252,7 +253,7 @@ def unhold_commands(manager: Manager, package: Package) -> tuple[Command, ...]:
         case "apt":
             return (Command(("apt-mark", "unhold", package.name), 5 * MINUTE),)
         case "dnf":
-            return (Command((*_DNF, "versionlock", "delete", package.name), 5 * MINUTE),)
+            return (Command((*_DNF, *_ALONE, "versionlock", "delete", package.name), 5 * MINUTE),)
         case _:
             assert_never(manager)
 
