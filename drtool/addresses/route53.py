@@ -32,7 +32,8 @@ _SPREADS_WITHIN = timedelta(minutes=1)
 class Route53Record:
     """The record ``record`` of ``zone``, which is the zone's id or its name. Safe to build; asks nobody.
 
-    The record must exist, with one value and no routing policy; a move keeps its TTL.
+    The record must exist, with one value and no routing policy; a move keeps its TTL. Route 53 is one for all regions:
+    ``region`` is only what requests are signed for, and matters in China.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Route53Record:
         zone: str,
         patience: Patience,
         type: RecordType = "A",  # noqa: A002  as everybody calls it
+        region: str = "us-east-1",
         endpoint: str | None = None,
         access_key_id: str | None = None,
         secret_access_key: str | None = None,
@@ -55,7 +57,7 @@ class Route53Record:
         self._client: Route53Client = aws_calls.client(
             "route53",
             self.name,
-            region="us-east-1",  # Route 53 is one for all regions, and signs by this
+            region=region,
             endpoint=endpoint,
             access_key_id=access_key_id,
             secret_access_key=secret_access_key,

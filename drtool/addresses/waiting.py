@@ -28,7 +28,7 @@ class Patience:
     clock: Clock
     limit: timedelta = timedelta(minutes=5)
     pause: timedelta = timedelta(seconds=1)
-    longest: timedelta = timedelta(seconds=15)
+    longest: timedelta = timedelta(seconds=5)  # an outage is not to look longer than it was
 
     def insist(self, ask: Callable[[], T]) -> T:
         """Call ``ask`` until it raises no AddressTransient; raise its last one once the limit is reached.

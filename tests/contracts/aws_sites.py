@@ -47,9 +47,8 @@ class ElasticIpSite(Site):
         return ElasticIp(
             settings.pop("known_as", self.known_as),
             patience=Patience(self.clock, PATIENCE),
-            endpoint=self.server.endpoint,
             holders="network_interface" if self._by_interface else "instance",
-            **{"region": REGION, **known, **settings},
+            **{"region": REGION, "endpoint": self.server.endpoint, **known, **settings},
         )
 
     def at(self) -> str | None:
