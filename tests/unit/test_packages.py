@@ -217,7 +217,8 @@ def test_a_plan_shows_what_a_person_would_type(manager: Manager) -> None:
 @pytest.mark.parametrize(
     ("line", "held"),
     [("gitlab-ce-0:16.11.6-ce.0.el9.*", True), ("gitlab-ce-16.11.6-ce.0.*", True),
-     ("gitlab-ce-0:16.11.5-ce.0.el9.*", False), ("!gitlab-ce-0:16.11.6-ce.0.el9.*", False), ("gitlab-ee-0:16.11.6-ce.0.el9.*", False), ("", False)],
+     ("gitlab-ce-0:16.11.5-ce.0.el9.*", False),
+     ("!gitlab-ce-0:16.11.6-ce.0.el9.*", False), ("gitlab-ee-0:16.11.6-ce.0.el9.*", False), ("", False)],
 )  # fmt: skip
 def test_a_lock_of_dnf_is_found(line: str, held: bool) -> None:
     assert packages.is_held(f"Last metadata check\n{line}\n", CE) is held
