@@ -17,7 +17,7 @@ from docker.errors import APIError, BuildError, DockerException, ImageNotFound
 
 HERE = Path(__file__).parent
 #: What each image builds on. Its Dockerfile gets the tag as the argument of that name, in capitals.
-PARENTS: dict[str, tuple[str, ...]] = {"base": (), "rgw": ("base",)}
+PARENTS: dict[str, tuple[str, ...]] = {"base": (), "rgw": ("base",), "packages": ("base",)}
 SUITE = "trixie"
 
 
