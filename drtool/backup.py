@@ -11,11 +11,11 @@ from drtool.backup_run import Place as Place
 from drtool.backup_run import Run, await_other_tasks, clean_staging
 from drtool.core.leftovers import Continue, Decision, Interrupted, Refuse, StartAnew, decide
 from drtool.core.model import Manifest, is_set_id, new_set_id
-from drtool.engine import phase
 from drtool.errors import HostUnfit
 from drtool.events import Noticed
 from drtool.gitlab.archive import INFORMATION
 from drtool.journal import Journal, forget_old, journals, new_journal, only_run
+from drtool.phases import phase
 from drtool.survey import config_members, look_at_version, refuse_half_restored, staged_information
 from drtool.volumes import StagedChanged
 

@@ -32,7 +32,6 @@ from drtool.core.model import (
     verdict_of,
 )
 from drtool.core.versions import package_for
-from drtool.engine import await_tasks, phase, try_and_collect, unless_locked_out
 from drtool.errors import (
     CommandFailed,
     FormatTooNew,
@@ -51,6 +50,7 @@ from drtool.gitlab.worth import changed_secrets, contents_of, emptied, facts_of,
 from drtool.hosts import Runner
 from drtool.installs.omnibus import Omnibus
 from drtool.journal import Journal
+from drtool.phases import await_tasks, phase, try_and_collect, unless_locked_out
 from drtool.signing import Signer, Verifier
 from drtool.streams import parse_recipients
 from drtool.survey import LOOSE_MEMBERS, backup_directory, config_members

@@ -9,9 +9,9 @@ from typing import BinaryIO, cast
 from drtool.catalog import MANIFEST, BackupSet, Catalog
 from drtool.clock import Clock
 from drtool.core.model import Volume
-from drtool.engine import phase
 from drtool.errors import ObjectExists, SetDamaged, StoreError
 from drtool.events import Emit, Progress
+from drtool.phases import phase
 from drtool.stores import CopiesWithin
 from drtool.streams import Source, Tap
 

@@ -8,10 +8,10 @@ from drtool.catalog import BackupSet
 from drtool.clock import Clock
 from drtool.core.census import Difference, compare
 from drtool.counting import as_a_backup_would, count_host
-from drtool.engine import phase
 from drtool.events import Emit
 from drtool.hosts import Runner
 from drtool.installs.omnibus import Omnibus
+from drtool.phases import phase
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,18 +9,15 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import PurePosixPath
-from typing import BinaryIO, TypeVar, assert_never
+from typing import BinaryIO, assert_never
 
 from drtool import __version__
 from drtool.catalog import BackupSet
 from drtool.clock import Clock
 from drtool.core.census import compare
-from drtool.core.command import Command
 from drtool.core.plan import (
     Compare,
     Expect,
@@ -36,22 +33,18 @@ from drtool.core.plan import (
     render_plan,
 )
 from drtool.counting import as_a_backup_would, count_host
-from drtool.errors import Busy, CommandFailed, DrtoolError, HostUnfit, RestoreFailed, ResumeError, UnsafeMember
-from drtool.events import Emit, HostSaid, PhaseFinished, PhaseStarted, Progress, Waiting
+from drtool.errors import CommandFailed, DrtoolError, HostUnfit, RestoreFailed, ResumeError
+from drtool.events import Emit, Progress, Waiting
 from drtool.gitlab.application import few
-from drtool.gitlab.archive import Member, TarScanner, repository_manifests
+from drtool.gitlab.archive import Member, repository_manifests
 from drtool.gitlab.judging import judge
 from drtool.hosts import Runner
 from drtool.installs.omnibus import Omnibus
 from drtool.journal import Journal
+from drtool.phases import await_tasks, copy_scanned, phase, say_and_collect, try_and_collect, unless_locked_out
 from drtool.signing import Signer
-from drtool.streams import CHUNK
-from drtool.survey import running_task
 
-_Result = TypeVar("_Result")
-_LOCKED_OUT = 3  # tries
 _PATIENCE = timedelta(hours=6)
-_TASK_PAUSE = timedelta(seconds=1)
 
 
 @dataclass(frozen=True)
@@ -170,27 +163,6 @@ def _read_proven(archive: str, site: Site) -> BinaryIO:
     return content
 
 
-def copy_scanned(source: BinaryIO, sink: BinaryIO, archive: str) -> Iterator[int]:
-    """Copy a tar, each chunk judged before it is passed on; yields the bytes done so far.
-
-    ``archive`` names it in what this raises: SetDamaged, UnsafeMember, and what source and sink raise.
-    """
-    scanner = TarScanner()
-    done = 0
-    try:
-        while chunk := source.read(CHUNK):
-            scanner.feed(chunk)
-            sink.write(chunk)
-            done += len(chunk)
-            yield done
-        scanner.close()
-    except UnsafeMember as problem:
-        raise UnsafeMember(
-            f"the {archive} archive: {problem}",
-            hint="Do not restore this set; whoever made it wanted to write outside of GitLab's directories.",
-        ) from problem
-
-
 def _run_judged(step: Run, site: Site) -> None:
     lines, failure = try_and_collect(site.runner, step.commands[-1], step.name, site.emit)
     if step.expect is Expect.SUCCESS and failure:
@@ -288,32 +260,6 @@ def _await_tasks(phase_name: str, patience: timedelta, site: Site) -> None:
     await_tasks(site.runner, site.install, site.clock, site.emit, phase_name=phase_name, patience=patience)
 
 
-def await_tasks(
-    runner: Runner, install: Omnibus, clock: Clock, emit: Emit, *, phase_name: str, patience: timedelta
-) -> None:
-    """Wait for a backup or restore of GitLab's own, also one that a killed run of ours left behind. Raises Busy."""
-    deadline = clock.monotonic() + patience.total_seconds()
-    while pid := running_task(runner, install):
-        reason = f"GitLab's own backup or restore task is at work (process {pid})"
-        if clock.monotonic() >= deadline:
-            raise Busy(f"{runner.name}: {reason}", hint="Wait for it to end, then run this again.")
-        emit(Waiting(phase_name, reason))
-        clock.sleep(_TASK_PAUSE)
-
-
-def unless_locked_out(attempt: Callable[[], _Result], await_end: Callable[[], None]) -> _Result:
-    """Try, and when GitLab's lock was taken just before, wait for its end and try again, a few times. Raises Busy.
-
-    Rails takes long to start: a task that a killed run of ours had begun may take the lock after we looked for it.
-    """
-    for _ in range(_LOCKED_OUT - 1):
-        try:
-            return attempt()
-        except Busy:
-            await_end()
-    return attempt()
-
-
 def _record(plan: Plan, site: Site, journal: Journal) -> None:
     head = journal.find("plan")
     receipt = {
@@ -331,45 +277,3 @@ def _record(plan: Plan, site: Site, journal: Journal) -> None:
     }
     text = json.dumps(receipt, indent=1).encode() + b"\n"
     site.backup_set.catalog.put_receipt(plan.run_id, text, site.signer)
-
-
-def say_and_collect(runner: Runner, command: Command, phase_name: str, emit: Emit) -> list[str]:
-    """Run a command, tell each line as it comes, return them all. Raises CommandFailed."""
-    lines, failure = try_and_collect(runner, command, phase_name, emit)
-    if failure:
-        raise failure
-    return lines
-
-
-def try_and_collect(
-    runner: Runner, command: Command, phase_name: str, emit: Emit
-) -> tuple[list[str], CommandFailed | None]:
-    """Like ``say_and_collect``, for commands whose output tells more than their exit status."""
-    lines: list[str] = []
-    try:
-        with runner.read_from(command) as output:
-            for line in _lines(output):
-                lines.append(line)
-                emit(HostSaid(phase_name, line))
-    except CommandFailed as failure:
-        return lines, failure
-    return lines, None
-
-
-def _lines(stream: BinaryIO) -> Iterator[str]:
-    rest = b""
-    while chunk := stream.read(CHUNK):
-        *whole, rest = (rest + chunk).split(b"\n")
-        for line in whole:
-            yield line.decode("utf-8", "replace").rstrip("\r")
-    if rest:
-        yield rest.decode("utf-8", "replace").rstrip("\r")
-
-
-@contextmanager
-def phase(name: str, title: str, clock: Clock, emit: Emit) -> Iterator[Callable[[], float]]:
-    """Tell when a phase starts and ends; gives a function that says how many seconds it took so far."""
-    begun = clock.monotonic()
-    emit(PhaseStarted(name, title))
-    yield lambda: clock.monotonic() - begun
-    emit(PhaseFinished(name, round(clock.monotonic() - begun, 3)))

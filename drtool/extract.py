@@ -20,13 +20,13 @@ from drtool.clock import Clock
 from drtool.core.census import Census
 from drtool.core.command import Command
 from drtool.core.model import Archive, IndexedMember
-from drtool.engine import copy_scanned, phase
 from drtool.errors import CommandFailed, DrtoolError, MemberMissing, SetDamaged
 from drtool.events import Emit, Progress
 from drtool.files import make_private, new_file, refuse_existing
 from drtool.gitlab.manifests import Chain, Key, read_manifest
 from drtool.hosts import Runner
 from drtool.installs.omnibus import Omnibus
+from drtool.phases import copy_scanned, phase
 from drtool.streams import CHUNK
 
 APPLICATION = "application"

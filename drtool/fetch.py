@@ -6,10 +6,10 @@ from pathlib import Path
 
 from drtool.catalog import BackupSet
 from drtool.clock import Clock
-from drtool.engine import copy_scanned, phase
 from drtool.events import Emit, Progress
 from drtool.files import make_private, new_file, refuse_existing
 from drtool.journal import sync_directory
+from drtool.phases import copy_scanned, phase
 
 
 def fetch(backup_set: BackupSet, into: Path, *, clock: Clock, emit: Emit) -> tuple[Path, ...]:

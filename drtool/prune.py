@@ -18,7 +18,7 @@ from drtool.clock import Clock
 from drtool.core.history import KnownSet, State
 from drtool.core.model import Manifest, is_set_id, time_of
 from drtool.core.policy import Decision, Retention, decide
-from drtool.engine import phase
+from drtool.phases import phase
 from drtool.errors import (
     DrtoolError,
     FormatTooNew,

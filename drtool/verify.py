@@ -14,9 +14,9 @@ from drtool.catalog import BackupSet
 from drtool.clock import Clock
 from drtool.contents import read_contents
 from drtool.core.model import Check, Finding, Volume, time_of
-from drtool.engine import phase
 from drtool.errors import SetDamaged, StoreError
 from drtool.events import Emit, Progress
+from drtool.phases import phase
 
 Level = Literal["present", "digest", "contents"]
 
