@@ -135,7 +135,8 @@ class _Work:
                 self._install_file(found, source.path, str(source))
             case FromHere() | FromStore():
                 place = _PLACE / packages.file_name(found.manager, self.package)
-                self._send(source, place)
+                if not self._has_arrived(source, place):
+                    self._send(source, place)
                 self._install_file(found, place, str(source))
                 self.runner.run(Omnibus.remove(place.parent, (place.name,)))
             case _:
@@ -150,7 +151,7 @@ class _Work:
                 f"{self.package} is {state} on {self.runner.name} after its installation ended well",
                 hint="Look at the host's package manager.",
             )
-        same_version(self.package.text, look_at_version(self.gitlab, self.runner))
+        same_version(self.package.text, self._look_inside())
         held = present.held or self._hold(found.manager, present)
         if not held:
             self.emit(
@@ -161,6 +162,15 @@ class _Work:
                 )
             )
         return held
+
+    def _look_inside(self) -> str:
+        try:
+            return look_at_version(self.gitlab, self.runner)
+        except HostUnfit as problem:
+            raise HostUnfit(
+                f"{self.package} is installed on {self.runner.name}, and {self.gitlab.version_file} cannot be read",
+                hint=f"Files of it were removed: remove {self.package.name} on the host, then run this again.",
+            ) from problem
 
     @contextmanager
     def config_aside(self) -> Iterator[None]:
@@ -224,6 +234,10 @@ class _Work:
         if failed:
             raise failures.failure_of(self.package, self.runner.name, said, failed) from failed
 
+    def _has_arrived(self, source: FromHere | FromStore, place: PurePosixPath) -> bool:
+        """Whether an earlier try sent it, and failed later."""
+        return source.sha256 is not None and self._exists(place) and self._digest(place, str(source)) == source.sha256
+
     def _send(self, source: FromHere | FromStore, place: PurePosixPath) -> None:
         """Bring a package file to the host, its digest compared there; the name means that it is whole."""
         partial = place.with_name(place.name + ".part")
@@ -265,13 +279,16 @@ class _Work:
                 assert_never(source)
 
     def _prove_digest(self, path: PurePosixPath, sha256: str, name: str) -> None:
+        _compare(self._digest(path, name), sha256, name)
+
+    def _digest(self, path: PurePosixPath, name: str) -> str:
         try:
             output = _text(self.runner, Command(("sha256sum", "--", str(path)), timedelta(minutes=30)))
         except CommandFailed as problem:
             raise HostUnfit(
                 f"{name} cannot be read on {self.runner.name}: {problem}", hint="Check the path."
             ) from problem
-        _compare(output.split(maxsplit=1)[0].lstrip("\\"), sha256, name)
+        return output.split(maxsplit=1)[0].lstrip("\\")
 
     def _hold(self, manager: Manager, present: Installed) -> bool:
         """Hold it, and see that it is held: only apt has that built in."""
