@@ -62,12 +62,17 @@ def _choices(plan: PrunePlan) -> str:
 
 def _done(pruned: Pruned) -> str:
     plan = pruned.plan
+    stay = f"{len(plan.decision.kept)} stay"
     if pruned.dry_run:
         size = size_text(sum(removal.size for removal in plan.removals))
-        return f"Would remove {len(plan.removals)} sets, {size}; {len(plan.decision.kept)} stay."
+        return f"Would remove {_sets(len(plan.removals))}, {size}; {stay}."
     waiting = len(plan.removals) - len(pruned.removed)
-    rest = f"; {waiting} more were to go and did not" if waiting else ""
-    return f"{len(pruned.removed)} sets removed, {size_text(pruned.freed)}; {len(plan.decision.kept)} stay{rest}."
+    rest = f"; {waiting} more {'was' if waiting == 1 else 'were'} to go and did not" if waiting else ""
+    return f"{_sets(len(pruned.removed))} removed, {size_text(pruned.freed)}; {stay}{rest}."
+
+
+def _sets(count: int) -> str:
+    return "1 set" if count == 1 else f"{count} sets"
 
 
 def _notes(plan: PrunePlan) -> list[str]:
