@@ -106,7 +106,8 @@ def isolate_configuration(install: Omnibus, runner: Runner) -> bool:
 def isolate_database(install: Omnibus, runner: Runner) -> Isolation:
     """Stop everything that the database at hand would make GitLab send, and read it back.
 
-    Raises RestoreFailed if anything is active afterwards. What else stands against a complete isolation (a table that
+    A GitLab that runs meanwhile may need a minute to take it over: that long it remembers its settings. Raises
+    RestoreFailed if anything is active afterwards. What else stands against a complete isolation (a table that
     this version should have, mail that is on) is in ``findings``; see ``refuse_unless_isolated``.
     """
     decisions = _decide(install, runner)

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
+from drtool.core.isolation import RECORD
 from drtool.errors import FormatTooNew, SetDamaged
 
 if TYPE_CHECKING:
@@ -117,14 +118,14 @@ def compare(first: Census, second: Census, *, shown: int = _SHOWN_PER_KIND) -> t
     """Name what the second has otherwise than the first; nothing when they hold the same.
 
     At most ``shown`` of a kind, sorted by name, then how many more there are. When and under which id they were taken
-    makes no difference.
+    makes no difference, nor does the record of an isolation.
     """
     kinds: dict[str, tuple[Mapping[str, object], Mapping[str, object]]] = {
         "instance": (_whole(first), _whole(second)),
         "project": ({p.path: p for p in first.projects}, {p.path: p for p in second.projects}),
         "repository": (first.repositories, second.repositories),
         "component": (first.components, second.components),
-        "table": (first.tables, second.tables),
+        "table": (_gitlabs(first.tables), _gitlabs(second.tables)),
     }
     found: list[Difference] = []
     for kind, (one, other) in kinds.items():
@@ -161,6 +162,11 @@ def parse_census(text: bytes, *, source: str) -> Census:
         first = problem.errors(include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "not a census"
         raise SetDamaged(f"{source}: {where}: {first['msg']}") from problem
+
+
+def _gitlabs(tables: Mapping[str, int]) -> Mapping[str, int]:
+    """Leave out what drtool itself keeps in the database of an isolated host: it is no data of anybody's."""
+    return {name: rows for name, rows in tables.items() if name != f"public.{RECORD}"}
 
 
 def _whole(census: Census) -> dict[str, object]:

@@ -113,7 +113,9 @@ MEASURES: Final = (
         since=(8, 0),
     ),
     Measure("push-mirrors", "pushes to mirrors", (_flag("enabled", "remote_mirrors"),), since=(11, 0)),
-    Measure("pull-mirrors", "pulls from mirrored repositories", (_flag("mirror", "projects"),), (9, 0), paid=True),
+    Measure(
+        "pull-mirrors", "pulls from mirrored repositories", (_flag("mirror", "projects"),), since=(9, 0), paid=True
+    ),
     Measure("schedules", "scheduled pipelines", (_flag("active", "ci_pipeline_schedules"),), since=(9, 2)),
     Measure("runners", "jobs: no runner gets one", (_flag("active", "ci_runners"),), since=(8, 0)),
     Measure(

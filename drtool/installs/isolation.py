@@ -21,11 +21,13 @@ from drtool.installs.omnibus import Omnibus
 _PATIENCE: Final = timedelta(minutes=30)
 _SHOWN: Final = 20  # ids, of those that are still active
 
+# The package's own PostgreSQL ends every statement after a minute.
 _AS_OWNER = """\
 DO $owner$ BEGIN
   PERFORM set_config('role', pg_get_userbyid(relowner), false)
   FROM pg_class WHERE oid = 'public.application_settings'::regclass;
 END $owner$;
+SET statement_timeout = 0;
 """
 
 _CREATE_RECORD = f"""\

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
 import pytest
 
+from drtool.core.census import compare
 from drtool.core.isolation import RECORD
+from drtool.counting import count_host
 from drtool.demo.census import Census, difference, take_census
 from drtool.demo.sandbox import Sandbox
 from drtool.demo.seed import seed
@@ -123,6 +126,26 @@ def test_isolating_twice_does_not_lose_the_first_record(host: Sandbox) -> None:
     assert first == second
     lift(install_of(host), LocalRunner())
     assert_same(before, state(host))
+
+
+def test_what_came_alive_meanwhile_is_stopped_again_and_still_gets_its_first_values_back(host: Sandbox) -> None:
+    before = state(host)
+    isolate(host)
+    host.sql("UPDATE web_hooks SET issues_events = true WHERE id = 3; UPDATE ci_runners SET active = true WHERE id = 1")
+
+    isolate(host)
+
+    lift(install_of(host), LocalRunner())
+    assert_same(before, state(host))
+
+
+def test_a_census_of_an_isolated_host_is_that_of_the_host_before(host: Sandbox) -> None:
+    now = datetime(2026, 1, 13, tzinfo=UTC)
+    before = count_host(install_of(host), LocalRunner(), now)
+
+    isolate(host)
+
+    assert compare(before, count_host(install_of(host), LocalRunner(), now)) == ()
 
 
 @pytest.mark.slow

@@ -86,6 +86,14 @@ def test_equal_censuses_do_not_differ_however_they_were_taken(census: Census) ->
     assert compare(census, replace(census, backup_id="other", taken_at=TAKEN)) == ()
 
 
+def test_the_record_of_an_isolation_makes_no_difference_and_any_other_table_does(census: Census) -> None:
+    isolated = replace(census, tables={**census.tables, "public.drtool_isolation": 18})
+    changed = replace(census, tables={**census.tables, "public.drtool": 18})
+
+    assert compare(census, isolated) == compare(isolated, census) == ()
+    assert [str(difference) for difference in compare(census, changed)] == ["table public.drtool is new"]
+
+
 def test_every_difference_is_named(census: Census) -> None:
     alpha, beta, empty = census.projects
     second = replace(
