@@ -13,12 +13,12 @@ from datetime import timedelta
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Final, assert_never
 
-from drtool.clock import Clock
+from drtool.clock import Clock, SystemClock
 from drtool.core.command import Command
 from drtool.core.packages import FromHere, FromHost, FromRepository, FromStore, Package, PackageSource
 from drtool.core.versions import same_version
 from drtool.errors import Busy, CommandFailed, ConfigError, DrtoolError, HostUnfit, SetDamaged
-from drtool.events import Emit, HostSaid, Noticed, Progress, Waiting
+from drtool.events import Emit, HostSaid, Noticed, Progress, Waiting, ignore
 from drtool.hosts import Runner
 from drtool.installs import package_failures as failures
 from drtool.installs import packages
@@ -106,10 +106,18 @@ def install_package(
     return Outcome(package, changed, work.prove_and_hold())
 
 
-def release_package(runner: Runner, package: Package) -> None:
-    """Allow upgrades again. May be called twice. Raises CommandFailed."""
-    for command in packages.unhold_commands(look_at_packages(runner).manager, package):
-        runner.run(command)
+def release_package(
+    runner: Runner,
+    package: Package,
+    emit: Emit = ignore,
+    clock: Clock | None = None,
+    *,
+    patience: timedelta = timedelta(minutes=30),
+    phase: str = "release",
+) -> None:
+    """Allow upgrades again; nothing happens when it was not held. Raises Busy, and what the package manager said."""
+    work = _Work(runner, package, emit, clock or SystemClock(), Omnibus(), None, patience, phase)
+    work.release(look_at_packages(runner).manager)
 
 
 @dataclass(frozen=True)
@@ -243,8 +251,7 @@ class _Work:
         partial = place.with_name(place.name + ".part")
         digest = hashlib.sha256()
         self.runner.run(Omnibus.make_directory(place.parent, mode=0o755))
-        writing = Command(("dd", f"of={partial}", "bs=1M", "status=none"))
-        with self._open(source) as (stream, size), self.runner.write_to(writing) as sink:
+        with self._open(source) as (stream, size), self._writing(partial) as sink:
             done = 0
             while chunk := stream.read(CHUNK):
                 digest.update(chunk)
@@ -254,6 +261,14 @@ class _Work:
         _compare(digest.hexdigest(), source.sha256, str(source))
         self._prove_digest(partial, digest.hexdigest(), f"what arrived of {source}")
         self.runner.run(Command(("mv", "--force", "--no-target-directory", "--", str(partial), str(place))))
+
+    @contextmanager
+    def _writing(self, path: PurePosixPath) -> Iterator[BinaryIO]:
+        try:
+            with self.runner.write_to(Command(("dd", f"of={path}", "bs=1M", "status=none"))) as sink:
+                yield sink
+        except CommandFailed as failed:  # most of all: no room
+            raise failures.failure_of(self.package, self.runner.name, failed.stderr, failed) from failed
 
     @contextmanager
     def _open(self, source: FromHere | FromStore) -> Iterator[tuple[BinaryIO, int]]:
@@ -290,20 +305,28 @@ class _Work:
             ) from problem
         return output.split(maxsplit=1)[0].lstrip("\\")
 
+    def release(self, manager: Manager) -> None:
+        if manager == "apt" or self._is_locked_by_dnf():
+            for command in packages.unhold_commands(manager, self.package):
+                self._must(command)
+
     def _hold(self, manager: Manager, present: Installed) -> bool:
         """Hold it, and see that it is held: only apt has that built in."""
-        try:
-            self._must(packages.hold(manager, self.package, present.version))
-            if manager == "apt":
-                now = look_at_packages(self.runner).find(self.package)
-                return now is not None and now.held
-            return packages.is_held(self._must(packages.list_held()), self.package)
-        except Busy:
-            raise
-        except DrtoolError:
-            if manager == "apt":
-                raise
+        said, failed = self._attempt(packages.hold(manager, self.package, present.version))
+        if failed and failures.lacks_command(said):
             return False
+        if failed:
+            raise failures.failure_of(self.package, self.runner.name, said, failed) from failed
+        if manager == "dnf":
+            return self._is_locked_by_dnf()
+        now = look_at_packages(self.runner).find(self.package)
+        return now is not None and now.held
+
+    def _is_locked_by_dnf(self) -> bool:
+        said, failed = self._attempt(packages.list_held())
+        if failed and not failures.lacks_command(said):
+            raise failures.failure_of(self.package, self.runner.name, said, failed) from failed
+        return failed is None and packages.is_held(said, self.package)
 
     def _exists(self, path: PurePosixPath) -> bool:
         try:

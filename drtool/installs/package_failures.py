@@ -118,6 +118,11 @@ def was_held(output: str) -> bool:
     return _HELD.search(output) is not None
 
 
+def lacks_command(output: str) -> bool:
+    """Whether dnf has no such command, because a plugin is not installed."""
+    return "No such command" in output
+
+
 def lacks_dependencies(output: str) -> bool:
     """Whether apt knows no way to what the package needs; with fresh lists it may."""
     return _LACKING.search(output) is not None

@@ -49,6 +49,7 @@ def test_exactly_the_package_of_the_set_is_installed_and_held(debian: Host) -> N
 def test_a_release_from_hold_lets_upgrades_in_again(debian: Host) -> None:
     debian.install()
     release_package(debian.runner, CE)
+    release_package(debian.runner, CE)
     debian.sh("apt-get -y upgrade")
     assert debian.version() == "17.0.0"
 

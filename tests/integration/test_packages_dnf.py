@@ -32,6 +32,7 @@ def test_dnf_installs_exactly_that_version_and_holds_it(enterprise: Host) -> Non
     again = enterprise.install()
     assert (again.changed, again.held) == (False, True)
     release_package(enterprise.runner, CE)
+    release_package(enterprise.runner, CE)
     enterprise.sh("dnf -y upgrade")
     assert enterprise.version() == "17.0.0"
 
@@ -41,6 +42,7 @@ def test_dnf_without_its_plugin_holds_nothing_and_says_so(enterprise: Host) -> N
     outcome = enterprise.install()
     assert (outcome.changed, outcome.held) == (True, False)
     assert enterprise.noticed() == ["not-held"]
+    release_package(enterprise.runner, CE)
 
 
 def test_dnf_changes_no_other_version_and_no_other_edition(enterprise: Host) -> None:

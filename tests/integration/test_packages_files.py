@@ -12,12 +12,14 @@ from drtool.core.command import Command
 from drtool.core.packages import FromHere, FromHost, FromStore
 from drtool.errors import ConfigError, HostUnfit, ObjectMissing, SetDamaged, VersionMismatch
 from drtool.stores.memory import MemoryStore
+from tests.integration.engine import Engine
 from tests.integration.package_hosts import (
     VERSION,
     Host,
     debian,
     here,
     package_file,
+    package_host,
 )
 
 __all__ = ["debian", "here"]
@@ -116,6 +118,14 @@ def test_a_file_that_arrived_is_not_sent_again(debian: Host, here: str, tmp_path
     file.unlink()
     debian.install(source, "16.11.6-ee")
     assert debian.version() == "16.11.6-ee"
+
+
+def test_a_file_without_room_on_the_host_is_told(engine: Engine, tmp_path: Path) -> None:
+    file = tmp_path / "gitlab.deb"
+    file.write_bytes(b"0" * 100_000)
+    mounted = package_host(engine, **{"/var/cache/drtool": "size=16k"})
+    with mounted as host, pytest.raises(HostUnfit, match="there is not enough room"):
+        host.install(FromHere(PurePosixPath(file)))
 
 
 def test_a_host_of_no_known_kind_is_refused(debian: Host) -> None:
