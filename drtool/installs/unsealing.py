@@ -44,6 +44,15 @@ umask 077
 fail() { printf 'drtool: %s\\n' "$2" >&2; exit "$1"; }
 """
 
+# coreutils has no SHA extensions: where OpenSSL is, it takes a quarter of the time.
+_DIGEST = """\
+sha256() {
+  if command -v openssl >/dev/null; then openssl dgst -sha256 -r
+  else sha256sum
+  fi
+}
+"""
+
 # Whoever could write there could change a volume after it was proven.
 _ENTER = """\
 cd -- "$1" || fail 81 "$1 cannot be entered"
@@ -75,12 +84,16 @@ get() {
 
 _FETCH = (
     _BEGIN
+    + _DIGEST
     + _ENTER
     + _GET
     + """\
 name=$2 size=$3 digest=$4 part=$2.part
 size_of() { stat -c %s -- "$1" 2>/dev/null || echo 0; }
-proven() { [ "$(size_of "$1")" = "$size" ] && echo "$digest  $1" | sha256sum --check --status; }
+proven() {
+  [ "$(size_of "$1")" = "$size" ] || return 1
+  case $(sha256 <"$1") in "$digest "*) ;; *) return 1 ;; esac
+}
 proven "$name" && exit 0
 rm -f -- "$name"
 [ "$(size_of "$part")" -le "$size" ] || rm -f -- "$part"
@@ -96,6 +109,7 @@ mv -- "$part" "$name" || fail 84 "$name cannot be named"
 # a POSIX pipeline does not tell. A tee that failed had nobody to write to: then the reader is to blame.
 _UNSEAL = (
     _BEGIN
+    + _DIGEST
     + "unset identity\nulimit -c 0\n"
     + _ENTER
     + """\
@@ -120,11 +134,11 @@ feed() {
     told=$({
       { unseal "$name" 5>&- 6>&-; echo "unsealed $?" >&6; } |
         { tee /dev/fd/5 6>&-; echo "passed $?" >&6; } |
-        sha256sum 5>&- 6>&-
+        sha256 5>&- 6>&-
     } 6>&1)
     case $told in *"passed 0"*) ;; *) return 90 ;; esac
     case $told in *"unsealed 0"*) ;; *) echo "drtool: $name cannot be unsealed" >&2; return 89 ;; esac
-    case $told in *"$digest  -"*) ;; *) echo "drtool: $name: other bytes than were sealed" >&2; return 85 ;; esac
+    case $told in *"$digest "*) ;; *) echo "drtool: $name: other bytes than were sealed" >&2; return 85 ;; esac
     rm -f -- "./$name"
   done
   return 88
@@ -150,11 +164,16 @@ esac
 # With age, what it is given is unsealed as it will be: by an identity that comes through a pipe.
 _TRY = (
     _BEGIN
+    + _DIGEST
     + """\
 for program in curl sha256sum stat tee tar find mkdir "$@"; do
   command -v "$program" >/dev/null || fail 87 "$program is missing"
 done
 [ -e /dev/fd/0 ] || fail 87 "/dev/fd is missing"
+case $(sha256 </dev/null) in
+  "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855 "*) ;;
+  *) fail 87 "a digest of SHA-256 comes out wrong" ;;
+esac
 [ "$#" -gt 0 ] || exit 0
 exec 3<&0
 IFS= read -r identity

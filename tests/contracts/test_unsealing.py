@@ -14,7 +14,7 @@ import tarfile
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path, PurePosixPath
@@ -810,16 +810,46 @@ def test_check_refuses_a_certificate_that_the_host_does_not_trust(local: Runner,
         check_can_fetch(local, s3_https.store(), "a", sealed=True)
 
 
+PROGRAMS = ("sh", "age", "curl", "sha256sum", "stat", "tee", "tar", "find", "mkdir", "mv", "rm", "id")
+
+
+def only(folder: Path, programs: Iterable[str], monkeypatch: pytest.MonkeyPatch) -> Runner:
+    """A host that has no other programs."""
+    folder.mkdir()
+    for program in programs:
+        (folder / program).symlink_to(shutil.which(program) or "")
+    monkeypatch.setenv("PATH", str(folder))
+    return LocalRunner(grace=timedelta(seconds=1))
+
+
 @pytest.mark.parametrize("missing", ["age", "curl", "sha256sum", "find"])
 def test_check_names_the_program_that_is_missing(
     committed: Committed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
 ) -> None:
-    for program in ("sh", "age", "curl", "sha256sum", "stat", "tee", "tar", "find", "mkdir", "id"):
-        if program != missing:
-            (tmp_path / program).symlink_to(shutil.which(program) or "")
-    monkeypatch.setenv("PATH", str(tmp_path))
+    runner = only(tmp_path / "bin", set(PROGRAMS) - {missing}, monkeypatch)
     with pytest.raises(HostUnfit, match=f"{missing} is missing"):
-        check_can_fetch(LocalRunner(), committed.catalog.store, volume_key(committed, 0), sealed=True)
+        check_can_fetch(runner, committed.catalog.store, volume_key(committed, 0), sealed=True)
+
+
+def test_host_without_openssl_and_all_the_rest_is_enough(
+    committed: Committed, staging: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = committed.open()
+    runner = only(tmp_path / "bin", PROGRAMS, monkeypatch)
+    check_can_fetch(runner, committed.catalog.store, volume_key(committed, 0), sealed=True)
+    stage(runner, opened, staging)
+    assert is_staged(staging, committed.plain["application"])
+
+
+def test_check_refuses_a_host_whose_digests_are_wrong(
+    committed: Committed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = only(tmp_path / "bin", set(PROGRAMS) - {"sha256sum"}, monkeypatch)
+    for name in ("openssl", "sha256sum"):
+        (tmp_path / "bin" / name).write_text("#!/bin/sh\necho nothing\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    with pytest.raises(HostUnfit, match="SHA-256"):
+        check_can_fetch(runner, committed.catalog.store, volume_key(committed, 0), sealed=True)
 
 
 @pytest.mark.parametrize("program", ["#!/bin/sh\nexit 1\n", "#!/bin/sh\necho something else\n"])
