@@ -1,4 +1,4 @@
-"""Count and digest everything a sandbox holds, tell two of them apart, and try its secrets on its database."""
+"""Count and digest everything an instance holds, tell two of them apart, and try its secrets on its database."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 
 from drtool.demo import ciphers
 from drtool.demo.ciphers import CannotDecrypt, Columns, Keys
-from drtool.demo.sandbox import Sandbox
+from drtool.demo.layout import Instance
 
 # What GitLab 18.9 leaves out of a component's archive, directly below the component; lost+found at any depth.
 _NEVER_IN_A_BACKUP = "lost+found"
@@ -62,7 +62,7 @@ class Files:
 
 @dataclass(frozen=True, slots=True)
 class Census:
-    """What a sandbox contains, by names like ``public.users``, ``default/@hashed/….git`` and ``uploads``.
+    """What an instance contains, by names like ``public.users``, ``default/@hashed/….git`` and ``uploads``.
 
     ``definitions`` holds a digest per table, index, constraint, trigger, …; ``secrets`` one per ``section.key``.
     """
@@ -75,18 +75,18 @@ class Census:
     secrets: Mapping[str, str]
 
 
-def take_census(sandbox: Sandbox) -> Census:
-    """Look at everything a backup must carry. The sandbox must run, and be at rest: nothing is locked meanwhile."""
-    records = [line.split("|") for line in sandbox.sql(_read("census.sql")).splitlines()]
+def take_census(instance: Instance) -> Census:
+    """Look at everything a backup must carry. It must run, and be at rest: nothing is locked meanwhile."""
+    records = [line.split("|") for line in instance.sql(_read("census.sql")).splitlines()]
     return Census(
         tables={name: Rows(int(count), digest) for kind, name, count, digest in records if kind == "table"},
         sequences={name: value for kind, name, value, _ in records if kind == "sequence"},
         definitions={name: digest for kind, name, _, digest in records if kind == "definition"},
-        repositories=_repositories(sandbox),
+        repositories=_repositories(instance),
         components={
-            name: _files(directory, excluded) for name, (directory, excluded) in component_directories(sandbox).items()
+            name: _files(directory, excluded) for name, (directory, excluded) in component_directories(instance).items()
         },
-        secrets=_secrets(sandbox.gitlab_secrets),
+        secrets=_secrets(instance.gitlab_secrets),
     )
 
 
@@ -102,23 +102,23 @@ def difference(first: Census, second: Census) -> list[str]:
     return sentences
 
 
-def doctor(sandbox: Sandbox) -> tuple[int, int]:
+def doctor(instance: Instance) -> tuple[int, int]:
     """Decrypt every encrypted value of the database with the current secrets: how many opened, how many did not.
 
     What ``gitlab-rake gitlab:doctor:secrets`` does, but counting values. Empty values count neither way.
     """
-    keys = Keys.of(json.loads(sandbox.gitlab_secrets.read_text(encoding="utf-8")))
-    values = [json.loads(line) for line in sandbox.sql(_read("doctor.sql")).splitlines()]
+    keys = Keys.of(json.loads(instance.gitlab_secrets.read_text(encoding="utf-8")))
+    values = [json.loads(line) for line in instance.sql(_read("doctor.sql")).splitlines()]
     opened = sum(_opens(value, keys) for value in values)
     return opened, len(values) - opened
 
 
-def component_directories(sandbox: Sandbox) -> dict[str, tuple[Path, Sequence[str]]]:
+def component_directories(instance: Instance) -> dict[str, tuple[Path, Sequence[str]]]:
     """Map each file component of a backup to its directory and to the entries that GitLab leaves out of it."""
-    shared = sandbox.shared
+    shared = instance.shared
     return {
-        "uploads": (sandbox.uploads, ("tmp",)),
-        "builds": (sandbox.builds, ()),
+        "uploads": (instance.uploads, ("tmp",)),
+        "builds": (instance.builds, ()),
         "artifacts": (shared / "artifacts", ("tmp",)),
         "pages": (shared / "pages", ("@pages.tmp",)),
         "lfs": (shared / "lfs-objects", ()),
@@ -178,19 +178,20 @@ def _cell(text: str) -> str | bytes:
     return bytes.fromhex(text.removeprefix("\\x")) if text.startswith("\\x") else text
 
 
-def _repositories(sandbox: Sandbox) -> dict[str, Repository]:
-    paths = sorted(_find_repositories(sandbox.repositories))
+def _repositories(instance: Instance) -> dict[str, Repository]:
+    paths = sorted(_find_repositories(instance.repositories))
     with ThreadPoolExecutor(max_workers=2) as pool:
         found = pool.map(_repository, paths)
         return {
-            f"default/{path.relative_to(sandbox.repositories)}": one for path, one in zip(paths, found, strict=True)
+            f"default/{path.relative_to(instance.repositories)}": one for path, one in zip(paths, found, strict=True)
         }
 
 
 def _find_repositories(storage: Path) -> Iterator[Path]:
     for directory, names, _ in os.walk(storage):
         yield from (Path(directory, name) for name in names if name.endswith(".git"))
-        names[:] = [name for name in names if not name.endswith(".git")]
+        # Gitaly keeps a directory per repository below +gitaly/state, named alike.
+        names[:] = [name for name in names if not name.endswith(".git") and name != "+gitaly"]
 
 
 def _repository(path: Path) -> Repository:

@@ -6,13 +6,12 @@ The same population always gives the same object ids: dates, names and contents 
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from drtool.demo.population import Population, Project, made_bytes
-from drtool.demo.sandbox import Sandbox
 from drtool.demo.seed_files import lfs_objects
 from drtool.errors import CommandFailed
 
@@ -63,18 +62,16 @@ class _Stream:
         self.parts.append(b"data %d\n%s\n" % (len(content), content))
 
 
-def seed_repositories(sandbox: Sandbox, population: Population) -> None:
+def seed_repositories(path_of: Callable[[str], Path], population: Population) -> None:
     """Create every repository of the population. CommandFailed when git refuses something."""
     streams = dict(_streams(population))
     # Most of the time is spent in starting git; more threads than a small host has cores gain nothing.
     with ThreadPoolExecutor(max_workers=2) as pool:
-        for created in [
-            pool.submit(_create, sandbox.repository_path(path), stream) for path, stream in streams.items()
-        ]:
+        for created in [pool.submit(_create, path_of(path), stream) for path, stream in streams.items()]:
             created.result()
     for project in population.projects:
         if project.has_hooks:
-            hook = sandbox.repository_path(project.disk_path + ".git") / "custom_hooks" / "pre-receive"
+            hook = path_of(project.disk_path + ".git") / "custom_hooks" / "pre-receive"
             hook.parent.mkdir()
             hook.write_text(_HOOK)
             hook.chmod(0o755)

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 from drtool.demo import seed_files
 from drtool.demo.encrypter import Encrypter
+from drtool.demo.migrations import migrations
 from drtool.demo.population import Population, Project, made_bytes
 from drtool.demo.seed_secret_rows import automation_tables, instance_tables
 from drtool.demo.seed_sql import Cell, Table
@@ -15,15 +16,15 @@ from drtool.demo.seed_sql import Cell, Table
 _BEGINNING = datetime(2025, 1, 9, 12, tzinfo=UTC)
 
 
-def tables(population: Population, encrypt: Encrypter, *, oidc_signing_key: str) -> Iterator[Table]:
+def tables(population: Population, encrypt: Encrypter, *, oidc_signing_key: str, events: int = 400) -> Iterator[Table]:
     """Yield every table that gets rows."""
-    yield Table("schema_migrations", "version", ((version,) for version in _migrations()))
+    yield Table("schema_migrations", "version", ((version,) for version in migrations()))
     environment = ("environment", "production", _BEGINNING, _BEGINNING)
     yield Table("ar_internal_metadata", "key value created_at updated_at", [environment])
     yield from instance_tables(encrypt, oidc_signing_key)
     yield from _people(population, encrypt)
     yield from _repositories(population)
-    yield from _collaboration(population)
+    yield from _collaboration(population, events)
     yield from automation_tables(encrypt, population)
     yield from _files(population)
     yield from _partitioned()
@@ -125,7 +126,7 @@ def _repositories(population: Population) -> Iterator[Table]:
     )
 
 
-def _collaboration(population: Population) -> Iterator[Table]:
+def _collaboration(population: Population, events: int) -> Iterator[Table]:
     projects, users = population.projects, population.users
     issues = [(number, projects[number % len(projects)].id) for number in range(1, 251)]
     yield Table(
@@ -175,7 +176,7 @@ def _collaboration(population: Population) -> Iterator[Table]:
                 number,
                 _day(number),
             )
-            for number in range(1, 401)
+            for number in range(1, events + 1)
         ),
     )
 
@@ -216,14 +217,6 @@ def _files(population: Population) -> Iterator[Table]:
             )
             for file in seed_files.artifacts(population)
         ),
-    )
-
-
-def _migrations() -> Iterator[str]:
-    """Yield versions as Rails has them, the last one of January 2026."""
-    start = datetime(2023, 1, 2, 13, 11, tzinfo=UTC)
-    return (
-        (start + timedelta(days=4 * number, minutes=131 * number)).strftime("%Y%m%d%H%M00") for number in range(276)
     )
 
 

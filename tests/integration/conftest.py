@@ -1,6 +1,7 @@
-"""What integration tests share: a container engine, and the servers in its containers."""
+"""What integration tests share: a container engine, and the servers and hosts in its containers."""
 
 from tests.integration.engine import engine
+from tests.integration.hosts import host, host_keys, network
 from tests.integration.rgw import rgw, rgw_http, rgw_https
 
-__all__ = ["engine", "rgw", "rgw_http", "rgw_https"]
+__all__ = ["engine", "host", "host_keys", "network", "rgw", "rgw_http", "rgw_https"]

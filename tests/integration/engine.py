@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +47,11 @@ class Engine:
 
     def image(self, name: str) -> str:
         """The tag of an image of ours (a directory beside images/__init__.py), which is built if it is not there."""
-        with _lock(self.state / "images", fcntl.LOCK_EX):
+        if found := images.find(self.client, name):
+            return found
+        for parent in images.PARENTS[name]:
+            self.image(parent)
+        with _lock(self.state / f"image-{name}", fcntl.LOCK_EX):  # other images may be built meanwhile
             return images.find_or_build(self.client, name)
 
     def container(self, image: str, *ports: int, **options: Any) -> Any:
@@ -57,6 +62,21 @@ class Engine:
         made: Any = DockerContainer(self.image(image), labels={_OWNER: str(os.getpid())}, **options)
         made.ports.update({str(port): ("127.0.0.1", None) for port in ports})
         return made
+
+    def create(self, image: str, **options: Any) -> Any:
+        """Make a container by the engine's own client, not started yet: for files that must be there before."""
+        return self.client.containers.create(image, labels={_OWNER: str(os.getpid())}, detach=True, **options)
+
+    @contextlib.contextmanager
+    def network(self) -> Iterator[Any]:
+        """Make a network in which containers find each other by their aliases."""
+        made = self.client.networks.create(
+            f"{_OWNER}-{os.getpid()}-{uuid.uuid4().hex[:8]}", labels={_OWNER: str(os.getpid())}
+        )
+        try:
+            yield made
+        finally:
+            made.remove()
 
 
 @pytest.fixture(scope="session")
@@ -147,11 +167,15 @@ def _start(state: Path, url: str) -> None:
 
 
 def _remove_orphans(client: Any) -> None:
-    """Remove containers whose test process was killed."""
+    """Remove containers and networks whose test process was killed."""
     for container in client.containers.list(all=True, filters={"label": _OWNER}, ignore_removed=True):
         if not Path(f"/proc/{container.labels[_OWNER]}").exists():
             with contextlib.suppress(NotFound, APIError):  # another process does the same
                 container.remove(force=True, v=True)
+    for network in client.networks.list(filters={"label": _OWNER}):
+        if not Path(f"/proc/{network.attrs['Labels'][_OWNER]}").exists():
+            with contextlib.suppress(NotFound, APIError):
+                network.remove()
 
 
 def _state_directory() -> Path:

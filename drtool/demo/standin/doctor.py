@@ -44,7 +44,7 @@ Row = dict[str, Any]
 
 def run(host: Host) -> None:
     """Print failures per model and their sum. The status is 0 whatever comes out, as GitLab's is."""
-    opener = _Opener(json.loads(host.secrets.read_text()) if host.secrets.exists() else {})
+    opener = _Opener(json.loads(host.rails_secrets.read_text()) if host.rails_secrets.exists() else {})
     _log("INFO", "Checking encrypted values in the database")
     total = 0
     for table, columns in _encrypted_tables(host).items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import secrets
+import shutil
 import string
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,21 @@ def reconfigure(path: Path) -> None:
         new.touch(mode=0o600)
         new.write_text(json.dumps(completed, indent=2) + "\n")
         new.replace(path)
+
+
+def hand_over(path: Path, copy_: Path, user: str) -> None:
+    """Give Rails, which runs as ``user``, a copy that it may read, unless it reads the file itself.
+
+    So it goes on with old secrets until the next reconfigure, as secrets.yml has it with Omnibus.
+    """
+    if copy_ == path:
+        return
+    copy_.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    new = copy_.with_suffix(".new")
+    new.touch(mode=0o600)
+    new.write_text(path.read_text())
+    shutil.chown(new, user)
+    new.replace(copy_)
 
 
 def _fresh() -> dict[str, dict[str, Any]]:

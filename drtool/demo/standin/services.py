@@ -155,7 +155,8 @@ class Supervised:
     def _sv(self, verb: str) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "SVDIR": str(self.host.services)}
         command = ["sv", "-w", str(_WAIT_SECONDS), verb, self.name]
-        return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, env=environment)
+        # sv opens the directory that it is started in, and git may not enter root's.
+        return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, env=environment, cwd="/")
 
 
 def _refuses(host: Host, switch: str, name: str) -> bool:

@@ -19,6 +19,7 @@ DEFAULTS: dict[str, Any] = {
     "user": "",  # whom gitlab-rake drops to when started as root; empty: nobody drops
     "supervisor": "",  # "runit": services are real ones, below opt/gitlab/service
     "web": "",  # where a real server answers; empty: gitlab-healthcheck asks nobody
+    "rails_secrets": "",  # the copy that reconfigure makes for Rails; empty: it reads gitlab-secrets.json itself
     "postgres_user": "",  # whom gitlab-psql becomes when started as root, where the server knows users by peer
     "postgres": {"socket": "", "port": 5432, "programs": "", "data": "", "start": []},
     "switches": {},
@@ -40,6 +41,7 @@ class Host:
         self.services = root / "opt/gitlab/service"
         self.etc = root / "etc/gitlab"
         self.secrets = self.etc / "gitlab-secrets.json"
+        self.rails_secrets = root / (self.settings["rails_secrets"] or "etc/gitlab/gitlab-secrets.json")
         self.log = root / "var/log/gitlab/gitlab-rails/backup_json.log"
 
     @property
