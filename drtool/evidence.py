@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from drtool.catalog import Catalog
@@ -68,9 +69,17 @@ def _read(catalog: Catalog, manifest: Manifest, key: str, verifier: Verifier, em
         verifier.verify(text, signature, source=key)
         receipt: dict[str, Any] = json.loads(text)
         subject = (receipt["purpose"], receipt["instance"], receipt["set_id"], receipt["signature"])
+        _refuse_renamed(key, manifest.set_id, receipt["finished_at"])
         known = receipt["level"] in ("digest", "contents") and isinstance(receipt["problems"], int)
         counts = known and subject == ("verify", manifest.instance, manifest.set_id, "valid")
         return {**receipt, "good": [str(name) for name in receipt["good"]]} if counts else None
     except (SignatureInvalid, ObjectMissing, SetDamaged, ValueError, KeyError, TypeError, RecursionError) as problem:
         emit(Noticed("receipt-ignored", f"{key} does not count: {problem}"))
         return None
+
+
+def _refuse_renamed(key: str, set_id: str, finished_at: str) -> None:
+    """Raise ValueError unless the key bears the time that was signed: an old receipt could hide a newer one."""
+    found_at = datetime.fromisoformat(finished_at).astimezone(UTC)
+    if not key.rpartition("/")[2].startswith(f"{_PURPOSE}{set_id}-{found_at:%Y%m%dT%H%M%SZ}-"):
+        raise ValueError("its name is not the one that it was written under")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from drtool.catalog import PIN, TOMBSTONE, Catalog
 from drtool.core.model import is_set_id
-from drtool.errors import ObjectMissing, SetDamaged, SetMissing
+from drtool.errors import ObjectMissing, SetDamaged, SetMissing, StoreError
 
 _FORMAT = 1
 
@@ -36,6 +37,8 @@ def write_pin(catalog: Catalog, pin: Pin) -> None:
     fields = {"format": _FORMAT, "reason": pin.reason, "by": pin.by, "at": when, "baseline": pin.baseline}
     catalog.put_bytes(catalog.key(set_id, PIN), json.dumps(fields, indent=1).encode() + b"\n")
     if catalog.is_being_removed(set_id):  # looked for after the pin is there: a prune looks for it after its tombstone
+        with suppress(StoreError):
+            remove_pin(catalog, set_id)
         raise SetMissing(f"{set_id} is being removed from {catalog.store.name}", hint="Too late: pin another one.")
 
 

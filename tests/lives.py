@@ -18,7 +18,7 @@ from drtool.errors import SignatureInvalid, StoreAccessDenied
 from drtool.events import ignore
 from drtool.hosts.local import LocalRunner
 from drtool.prune import Pruned, prune
-from drtool.signing import Verifier
+from drtool.signing import Signer, Verifier
 from drtool.stores import Capabilities, ObjectInfo, Store
 from drtool.stores.memory import MemoryStore
 from tests import sets
@@ -143,27 +143,28 @@ def write_receipt(
     catalog: Catalog,
     manifest: Manifest,
     *,
-    level: str = "digest",
     good: Sequence[str] | None = None,
     problems: int = 0,
-    token: str = "0000",
+    days: int = 0,
+    signer: Signer | None = None,
     **more: object,
 ) -> str:
-    """What ``drtool verify`` would leave."""
+    """What ``drtool verify --level digest`` would leave, some days after the set was taken; ``more`` is put over it."""
+    found_at = time_of(manifest.set_id) + timedelta(days=days, hours=1)
     receipt = {
         "format": 1,
         "purpose": "verify",
         "instance": manifest.instance,
         "set_id": manifest.set_id,
-        "level": level,
+        "level": "digest",
         "signature": "valid",
-        "finished_at": "2026-01-01T00:00:00+00:00",
+        "finished_at": found_at.isoformat(),
         "good": [volume.name for volume in manifest.volumes] if good is None else good,
         "problems": problems,
         **more,
     }
-    run_id = f"verify-{manifest.set_id}-{manifest.set_id[:16]}-{token}"
-    return catalog.put_receipt(run_id, json.dumps(receipt).encode(), sets.keys().signer)
+    run_id = f"verify-{manifest.set_id}-{found_at:%Y%m%dT%H%M%SZ}-0000"
+    return catalog.put_receipt(run_id, json.dumps(receipt).encode(), signer or sets.keys().signer)
 
 
 def make_red(catalog: Catalog, night: int) -> None:

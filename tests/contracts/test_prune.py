@@ -353,6 +353,7 @@ def test_what_is_no_set_or_none_for_long_cannot_be_pinned(catalog: Catalog) -> N
     write_tombstone(catalog, set_id(0), sets.NIGHT, "no rule keeps it")
     with pytest.raises(SetMissing, match="being removed"):
         pin(catalog, set_id(0), reason="?", by="root", clock=clock(3))
+    assert list_pins(catalog) == []
 
 
 def test_red_sets_can_be_pinned_as_evidence(catalog: Catalog) -> None:

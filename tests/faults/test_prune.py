@@ -34,7 +34,7 @@ def _five_nights() -> Mapping[str, bytes]:
 
 
 def fresh(place: Path | None = None) -> Catalog:
-    """Five nights, of which three are to go: one of them red, one with a foreign object. In memory, or in a directory."""
+    """Five nights, of which three are to go: one of them red, one with a foreign object. In memory, or a directory."""
     store: Store = LocalStore(place) if place else MemoryStore()
     for key, content in _five_nights().items():
         if place:  # not by the store, which flushes each to the disk: hundreds of these are made
