@@ -154,6 +154,8 @@ class Account:
             try:
                 outcome: Answer | Refusal = self._do(calls[action, version], action, parameters)
             except Refusal as refusal:
+                if refusal.code == "LastTokenProcessing":
+                    raise
                 outcome = refusal
             self._tokens[action, token] = (dict(parameters), outcome)
         known, outcome = self._tokens[action, token]
@@ -240,7 +242,7 @@ class Account:
             raise Refusal(400, "InvalidParameter.Mode", "MULTI_BINDED is for a private address of an interface.")
         if kind == "EcsInstance":
             self._check_target(given["InstanceId"], eip)
-        eip.status = "Associating"
+        eip.status, eip.instance = "Associating", given["InstanceId"]  # so that only the status tells it is not there
         private_ip = given.get("PrivateIpAddress", "")
         self._enqueue(eip.allocation, lambda: eip.bind(given["InstanceId"], kind, mode, private_ip))
         return {}

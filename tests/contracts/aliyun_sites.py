@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from typing import Any
 
 from drtool.addresses.alidns import AliyunRecord
 from drtool.addresses.aliyun import AliyunAddress
 from drtool.addresses.aliyun_calls import FixedKeys
 from drtool.addresses.waiting import Patience
+from drtool.stores.faults import Crash
 from tests.address_servers.aliyun import (
     ACCESS_KEY_ID,
     ACCESS_KEY_SECRET,
@@ -100,12 +102,12 @@ class EipSite(AliyunSite):
 
 
 class ComparingEipSite(EipSite):
-    """As the one above, at an Alibaba that refuses to unbind from what does not hold the address."""
+    """The same, with changes that end after some looks, and no unbinding from what does not hold the address."""
 
     compares = True
 
     def __init__(self, server: AliyunServer) -> None:
-        super().__init__(server, compares=True)
+        super().__init__(server, compares=True, takes=timedelta(), looks=2)
 
 
 class DnsSite(AliyunSite):
@@ -146,6 +148,19 @@ class DnsSite(AliyunSite):
             "disabled": lambda: put("", self.record, "enabled", False),
             "no right to update": denied,
         }
+
+
+class CrashingKeys:
+    """Ends the process before its request number ``nth``: each of them asks for the keys once."""
+
+    def __init__(self, keys: FixedKeys, nth: int) -> None:
+        self._keys, self._left = keys, nth
+
+    def get_credentials(self) -> FixedKeys:
+        self._left -= 1
+        if self._left <= 0:
+            raise Crash
+        return self._keys
 
 
 def put(code: str, thing: object, name: str, value: object) -> str:

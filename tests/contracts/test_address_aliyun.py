@@ -13,17 +13,17 @@ from drtool.addresses.aliyun_calls import FixedKeys
 from drtool.addresses.waiting import Patience
 from drtool.clock import SystemClock
 from drtool.errors import AddressElsewhere, AddressError, AddressTransient, ConfigError
+from drtool.stores.faults import Crash
 from drtool.stores.oss_credentials import RamRole
-from tests.address_servers.aliyun import ACCESS_KEY_ID, AliyunServer, Instance, Record, Setback, aliyun_server
-from tests.contracts.address_contract import CHECKS, PATIENCE, Check, Site
-from tests.contracts.aliyun_sites import DOMAIN, EIP, RECORD, ComparingEipSite, DnsSite, EipSite
+from tests.address_servers.aliyun import ACCESS_KEY_ID, AliyunServer, Fate, Instance, Record, Setback, aliyun_server
+from tests.contracts.address_contract import CHECKS, ENOUGH, PATIENCE, Check, Site
+from tests.contracts.aliyun_sites import DOMAIN, EIP, RECORD, ComparingEipSite, CrashingKeys, DnsSite, EipSite
 from tests.oss_server.metadata import ROLE, metadata_service
 from tests.oss_server.service import Service
 
 SITES: dict[str, Callable[[AliyunServer], Site]] = {
     "eip": EipSite,
     "eip-at-once": lambda server: EipSite(server, takes=timedelta()),
-    "eip-by-looks": lambda server: EipSite(server, takes=timedelta(), looks=2),
     "eip-that-compares": ComparingEipSite,
     "dns": DnsSite,
 }
@@ -67,12 +67,11 @@ def test_address_at_alibaba_keeps_the_contract(check: Check, kind: str, server: 
 def test_move_waits_for_what_may_pass(site: EipSite, code: str, action: str) -> None:
     site.account.setbacks.append(Setback(action, code, left=2))
 
-    if code == "LastTokenProcessing":  # the double repeats it for as long as the token is the same
-        with pytest.raises(AddressTransient):
-            site.address().move(site.b, expected=site.a)
-    else:
-        site.address().move(site.b, expected=site.a)
-        assert site.at() == site.b
+    site.address().move(site.b, expected=site.a)
+
+    assert site.at() == site.b
+    tokens = [call.parameters["ClientToken"] for call in site.server.asked(action)]
+    assert len(set(tokens)) == (1 if code == "LastTokenProcessing" else 3)
 
 
 @pytest.mark.parametrize("code", FINAL)
@@ -189,6 +188,57 @@ def test_answer_that_comes_too_late_is_looked_after(site: EipSite, action: str, 
     assert site.at() == site.b
 
 
+@pytest.mark.parametrize("finish", [True, False], ids=["finished", "undone"])
+@pytest.mark.parametrize("fate", ["serve", "throttle", "drop", "drop after", "error", "error after"])
+def test_move_that_crashed_in_any_weather_is_finished_or_undone(server: AliyunServer, fate: Fate, finish: bool) -> None:
+    met = set()
+    for nth in range(1, ENOUGH):
+        site = in_weather(server, fate)
+        try:
+            site.address(keys=CrashingKeys(site.settings["keys"], nth)).move(site.b, expected=site.a)
+        except Crash:
+            met.add(site.eip.status)
+        else:
+            assert site.at() == site.b
+            break
+        address, goal = site.address(), site.b if finish else site.a
+        held = address.holder()
+        address.move(goal, expected=held)
+        assert site.at() == goal
+    assert met == {"InUse", "Unassociating", "Available", "Associating"}
+    assert nth < ENOUGH
+
+
+@pytest.mark.parametrize("fate", ["serve", "drop after"])
+def test_address_that_somebody_took_after_a_crash_stays_there(server: AliyunServer, fate: Fate) -> None:
+    for nth in range(1, ENOUGH):
+        site = in_weather(server, fate)
+        try:
+            site.address(keys=CrashingKeys(site.settings["keys"], nth)).move(site.b, expected=site.a)
+        except Crash:
+            site.place(site.c)
+        else:
+            break
+        for expected in (site.a, None):
+            with pytest.raises(AddressElsewhere, match=site.c):
+                site.address().move(site.b, expected=expected)
+        assert site.at() == site.c
+    assert nth > 5
+
+
+def in_weather(server: AliyunServer, fate: Fate) -> EipSite:
+    """Return a site where each action meets ``fate`` the first time."""
+    site, met = EipSite(server), set[str]()
+
+    def gate(action: str, changes: bool) -> Fate:
+        first = action not in met
+        met.add(action)
+        return fate if first else "serve"
+
+    server.gate = gate
+    return site
+
+
 def test_somebody_who_takes_it_while_nobody_has_it_keeps_it(site: EipSite) -> None:
     site.gate.spoil("throttle", what="AssociateEipAddress", times=5)
     sleep = site.clock.sleep
@@ -227,6 +277,19 @@ def test_instance_is_stopped_in_any_weather(site: EipSite, fate: str) -> None:
         site.address().stop_instance(site.a)
         assert site.account.instances[site.a].status == "Stopped"
         assert site.account.instances[site.a].stopped_mode == "KeepCharging"
+
+
+def test_stop_that_crashed_is_finished(server: AliyunServer) -> None:
+    for nth in range(1, ENOUGH):
+        site = in_weather(server, "drop after")
+        try:
+            site.address(keys=CrashingKeys(site.settings["keys"], nth)).stop_instance(site.a)
+        except Crash:
+            site.address().stop_instance(site.a)
+            assert site.account.instances[site.a].status == "Stopped"
+        else:
+            break
+    assert nth > 3
 
 
 @pytest.mark.parametrize("status", ["Starting", "Stopping"])
@@ -321,6 +384,13 @@ def test_two_records_of_the_name_are_refused_by_everything(dns: DnsSite) -> None
     with pytest.raises(AddressError, match="2 records"):
         dns.address().move(dns.b, expected=dns.a)
     assert not dns.server.asked("UpdateDomainRecord")
+
+
+def test_records_of_all_pages_are_counted(dns: DnsSite) -> None:
+    for number in range(120):
+        dns.account.records[f"t{number}"] = Record(f"t{number}", DOMAIN, "gitlab", "A", dns.c)
+    with pytest.raises(AddressError, match="121 records"):
+        dns.address().check(dns.b, expected=dns.a)
 
 
 @pytest.mark.parametrize("code", ["LastOperationNotFinished", "RecordForbidden.DNSChange"])
