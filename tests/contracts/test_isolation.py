@@ -241,6 +241,25 @@ def test_mail_that_a_reconfigure_switched_on_again_is_named(host: Sandbox, setti
     assert look(host).findings == (finding,)
 
 
+def test_only_what_gitlab_yml_says_is_off_is_off(host: Sandbox) -> None:
+    file = host.data / "gitlab-rails/etc/gitlab.yml"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    off = "production:\n  gitlab: {email_enabled: false}\n"
+    expected: dict[str, tuple[str, ...] | None] = {
+        off: (),
+        off + "  incoming_email: {enabled: }\n": ("reading of incoming mail",),
+        off + "  service_desk_email: {enabled: 'false'}\n": ("reading of mail to the service desk",),
+        "production:\n  gitlab: {host: a}\n": ("mail from GitLab",),
+        "production:\n  gitlab:\n": None,
+        "production: [": None,
+        "": None,
+    }
+
+    for text in expected:
+        file.write_text(text)
+        assert look(host).mail == expected[text], text
+
+
 def test_settings_that_no_reconfigure_took_over_are_not_taken_for_switched_off(host: Sandbox) -> None:
     sandboxes.run(host, "gitlab-ctl", "reconfigure")
     isolate_configuration(install_of(host), LocalRunner())
