@@ -8,6 +8,7 @@ that is needed is that of the archive and of one volume.
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -107,7 +108,7 @@ def stage_by_signed_url(
     the sealed bytes are those of a signed manifest, and are compared before tar sees a byte; so the bytes are those
     that the backup's own scanner judged before it signed. Should the signer itself be hostile: GNU tar writes nothing
     outside of the directory that it is given, and before anybody uses what lies there, it is compared with the signed
-    index, whose names are judged before. Only the directory of a set that is not signed could hold anything.
+    index, whose names are judged before. A set without a checked signature has none of this, and is refused.
     """
     if not signature_checked:
         raise SignatureInvalid(
@@ -158,8 +159,6 @@ def _try_programs(runner: Runner, *, sealed: bool) -> None:
 
 
 def _sealed_trial() -> bytes:
-    import io
-
     secret, public = generate_identity()
     with sealed(io.BytesIO(_TRIAL), parse_recipients([public])) as stream:
         return f"{secret}\n".encode() + stream.readall()
@@ -265,7 +264,9 @@ def _refused(words: str) -> DrtoolError:
 
 
 def _no_room(words: str) -> HostUnfit:
-    return HostUnfit(words, hint="Make room there, then run the same command: it goes on from here.")
+    return HostUnfit(
+        f"no room is left: {words}", hint="Make room there, then run the same command: it goes on from here."
+    )
 
 
 def _wrong_identity(words: str) -> IdentityMismatch:

@@ -616,7 +616,7 @@ def test_full_disk_is_named_and_with_room_it_goes_on(
 ) -> None:
     with small_disk(tmp_path / "disk", size) as disk:
         (disk / "staging").mkdir(mode=0o700)
-        with pytest.raises(HostUnfit) as caught:
+        with pytest.raises(HostUnfit, match="no room") as caught:
             stage(local, committed.open(), disk / "staging")
         assert "Make room" in caught.value.hint
         subprocess.run(["mount", "-o", "remount,size=4m", disk], check=True)
