@@ -15,28 +15,23 @@ from drtool import backup, restore
 from drtool.capabilities import Facts, Trial
 from drtool.catalog import BackupSet, Catalog
 from drtool.clock import Clock, SystemClock
-from drtool.config import (
-    AnyStoreTable,
-    Config,
-    InstanceTable,
-    LocalStoreTable,
-    OssStoreTable,
-    S3StoreTable,
-    SpacesStoreTable,
-    find_config,
-    read_config,
-    read_secret,
-)
+from drtool.config import Config, InstanceTable, find_config, read_config, read_secret
+from drtool.config_stores import AnyStoreTable, LocalStoreTable, OssStoreTable, S3StoreTable, SpacesStoreTable
 from drtool.copy import Copied, copy
+from drtool.core.packages import package_of
+from drtool.core.plan import Via
+from drtool.engine import HostKey
 from drtool.errors import ConfigError, DrtoolError
 from drtool.events import Emit
 from drtool.hosts import Runner
 from drtool.hosts.local import LocalRunner
 from drtool.installs.omnibus import Omnibus
 from drtool.receipts import RecordOffice
+from drtool.restore_plan import Wanted
 from drtool.signing import Signer, Verifier, public_key
 from drtool.stores import Store
 from drtool.streams import parse_identities
+from drtool.unsealing import choose_identity
 
 _SHORT_PAGE = 7
 _LAST_PART = 64 << 10
@@ -116,6 +111,18 @@ class App:
         references = [*(f"file:{path}" for path in given), *self.instance.identities]
         return tuple(parse_identities((reference, read_secret(reference).encode()) for reference in references))
 
+    def host_key(self, backup_set: BackupSet, given: tuple[Path, ...], *, signature_checked: bool) -> HostKey:
+        """What a host needs to unseal the set by itself: the one identity that opens it. Raises IdentityMismatch."""
+        references = [*(f"file:{path}" for path in given), *self.instance.identities]
+        texts = ((reference, read_secret(reference).encode()) for reference in references)
+        return HostKey(choose_identity(backup_set, texts), signature_checked)
+
+    def wanted(self, version: str, *, install: bool, via: Via, isolate: bool, count: bool) -> Wanted:
+        """How to restore a set of this GitLab version, as the command line and the configuration say."""
+        table = self.instance.package
+        package = package_of(version, table.name) if install else None
+        return Wanted(package, table.source, via, isolate, count)
+
     def open_set(self, text: str, *, identities: tuple[object, ...] = (), unsigned: bool = False) -> BackupSet:
         """Find a set and check its signature, unless ``unsigned`` says that none is wanted."""
         set_id = self.catalog.resolve(text)
@@ -167,7 +174,7 @@ class App:
     def record_office(self, *, signed: bool) -> RecordOffice:
         return RecordOffice(self.signer, self.verifier, signed, self.clock, self.emit, new_token)
 
-    def restore_place(self, backup_set: BackupSet, runner: Runner) -> restore.Place:
+    def restore_place(self, backup_set: BackupSet, runner: Runner, key: HostKey | None = None) -> restore.Place:
         return restore.Place(
             runner,
             backup_set,
@@ -176,7 +183,8 @@ class App:
             self.clock,
             self.emit,
             new_token,
-            operator=platform.node(),
+            platform.node(),
+            key,
         )
 
 

@@ -51,6 +51,7 @@ for _command in (
     sets.extract,
     sets.diff,
     recovery.restore,
+    recovery.isolation,
     setting_up.demo,
 ):
     cli.add_command(_command)

@@ -7,11 +7,13 @@ import re
 import tomllib
 from collections.abc import Iterable
 from datetime import timedelta
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
+from drtool.config_stores import SECRETS_OF_STORES, AnyStoreTable, LocalStoreTable, SecretReference, StoreTable, Table
+from drtool.core.packages import FromHere, FromHost, FromRepository, FromStore, PackageSource
 from drtool.errors import ConfigError
 from drtool.signing import refuse_exposed
 
@@ -48,164 +50,48 @@ def parse_age(text: str) -> timedelta:
     return timedelta(minutes=int(match[1]) * {"m": 1, "h": 60, "d": 24 * 60}[match[2]])
 
 
-def _check_reference(text: str) -> str:
-    if not re.fullmatch(r"env:[A-Za-z_][A-Za-z0-9_]*|file:.+", text):
-        raise ValueError("secrets are not written here: say env:NAME or file:/path/to/it")
-    return text
-
-
-def _check_bucket(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9._-]{1,255}|arn:\S+", text):
-        raise ValueError("write the bucket's name alone, without s3:// and slashes")
-    return text
-
-
-def _check_endpoint(text: str) -> str:
-    if not re.fullmatch(r"https?://[^/\s]\S*", text):
-        raise ValueError("write https://HOST or https://HOST:PORT, without the bucket")
-    return text
-
-
-def _check_spaces_region(text: str) -> str:
-    if not re.fullmatch(r"[a-z]{3}[0-9]{1,2}", text):
-        raise ValueError("write the region as in the Space's address, like fra1")
-    return text
-
-
-def _refuse_frozen(value: object) -> object:
-    """Raise ValueError for classes in which a backup could not even read its own manifest back."""
-    if value in ("GLACIER", "DEEP_ARCHIVE", "Archive", "ColdArchive", "DeepColdArchive"):
-        raise ValueError(
-            f"{value} freezes objects, and a set is read back as soon as it is written; let a lifecycle rule of the"
-            " bucket move old sets there"
-        )
-    return value
-
-
 Size = Annotated[int, BeforeValidator(parse_size)]
-SecretReference = Annotated[str, AfterValidator(_check_reference)]
-S3StorageClass = Literal["STANDARD", "STANDARD_IA", "ONEZONE_IA", "INTELLIGENT_TIERING", "GLACIER_IR"]
 _NAME = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 Name = Annotated[str, Field(pattern=_NAME)]
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class LocalStoreTable(_Table):
-    """A directory: a mounted disk, a share."""
-
-    kind: Literal["local"]
-    path: Annotated[Path, Field(strict=False)]
-
-
-class S3StoreTable(_Table):
-    """AWS S3, or anything that speaks S3."""
-
-    kind: Literal["s3"]
-    bucket: Annotated[str, AfterValidator(_check_bucket)]
-    prefix: str = ""
-    region: str | None = None
-    endpoint: Annotated[str, AfterValidator(_check_endpoint)] | None = None
-    access_key_id: SecretReference | None = None
-    secret_access_key: SecretReference | None = None
-    session_token: SecretReference | None = None
-    checksums: Literal["when_supported", "when_required"] = "when_supported"
-    conditional_put: bool = True
-    object_lock: Literal["governance", "compliance"] | None = None
-    versioned: bool = False
-    storage_class: Annotated[S3StorageClass, BeforeValidator(_refuse_frozen)] | None = None
-    sse: Literal["AES256", "aws:kms"] | None = None
-    kms_key_id: Annotated[str, Field(min_length=1)] | None = None
-    path_style: bool | None = None
-    ca_bundle: Annotated[Path | None, Field(strict=False)] = None
-    concurrency: Annotated[int, Field(ge=1, le=64)] = 4
-
-    @model_validator(mode="after")
-    def _keys_come_together(self) -> S3StoreTable:
-        if (self.access_key_id is None) != (self.secret_access_key is None):
-            raise ValueError("access_key_id and secret_access_key come together, or not at all")
-        return self
-
-    @model_validator(mode="after")
-    def _a_key_means_kms(self) -> S3StoreTable:
-        if self.kms_key_id and self.sse != "aws:kms":
-            raise ValueError('kms_key_id is for sse = "aws:kms": add that, or leave it out')
-        return self
-
-
-class SpacesStoreTable(_Table):
-    """DigitalOcean Spaces. Its documentation of 2026 lists neither conditional writes, nor checksums, nor locks."""
-
-    kind: Literal["spaces"]
-    bucket: Annotated[str, AfterValidator(_check_bucket)]
-    region: Annotated[str, AfterValidator(_check_spaces_region)]
-    prefix: str = ""
-    endpoint: Annotated[str, AfterValidator(_check_endpoint)] | None = None
-    access_key_id: SecretReference
-    secret_access_key: SecretReference
-    ca_bundle: Annotated[Path | None, Field(strict=False)] = None
-    concurrency: Annotated[int, Field(ge=1, le=64)] = 4
-
-    def as_s3(self) -> S3StoreTable:
-        """The same in the words of S3, which is what Spaces speaks."""
-        return S3StoreTable(
-            kind="s3",
-            bucket=self.bucket,
-            prefix=self.prefix,
-            region=self.region,
-            endpoint=self.endpoint or f"https://{self.region}.digitaloceanspaces.com",
-            access_key_id=self.access_key_id,
-            secret_access_key=self.secret_access_key,
-            checksums="when_required",
-            conditional_put=False,
-            path_style=True if self.endpoint else None,  # a server of one's own seldom has a name for each bucket
-            ca_bundle=self.ca_bundle,
-            concurrency=self.concurrency,
-        )
-
-
-class OssStoreTable(_Table):
-    """Alibaba Cloud OSS, by its own protocol."""
-
-    kind: Literal["oss"]
-    bucket: Annotated[str, Field(min_length=1)]
-    endpoint: str
-    region: str
-    prefix: str = ""
-    access_key_id: SecretReference | None = None
-    access_key_secret: SecretReference | None = None
-    security_token: SecretReference | None = None
-    ram_role: str | None = None
-    cname: bool = False
-    versioned: bool = False
-    worm: bool = False
-    storage_class: Annotated[Literal["Standard", "IA"], BeforeValidator(_refuse_frozen)] | None = None
-    ca_bundle: Annotated[Path | None, Field(strict=False)] = None
-    concurrency: Annotated[int, Field(ge=1, le=64)] = 4
-
-    @model_validator(mode="after")
-    def _one_kind_of_credentials(self) -> OssStoreTable:
-        if (self.access_key_id is None) != (self.access_key_secret is None):
-            raise ValueError("access_key_id and access_key_secret come together, or not at all")
-        if self.ram_role and self.access_key_id:
-            raise ValueError("ram_role and access_key_id contradict each other: leave one out")
-        return self
-
-
-AnyStoreTable = LocalStoreTable | S3StoreTable | SpacesStoreTable | OssStoreTable
-StoreTable = Annotated[AnyStoreTable, Field(discriminator="kind")]
-_SECRETS_OF_STORES = ("access_key_id", "secret_access_key", "session_token", "access_key_secret", "security_token")
-
-
-class CopyTable(_Table):
+class CopyTable(Table):
     """Another store that every set is copied to after its backup."""
 
     store: str
 
 
-class InstanceTable(_Table):
+class PackageTable(Table):
+    """Where ``restore --install`` gets GitLab's package from; without one of the three, the host's own repository.
+
+    ``name`` is the package as apt writes it, for versions that do not tell it.
+    """
+
+    name: str | None = None
+    file: Annotated[Path | None, Field(strict=False)] = None
+    on_host: Annotated[Path | None, Field(strict=False)] = None
+    store_key: str | None = None
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> PackageTable:
+        named = [name for name in ("file", "on_host", "store_key") if getattr(self, name)]
+        if len(named) > 1:
+            raise ValueError(f"{' and '.join(named)} contradict each other: leave all but one out")
+        if self.sha256 and not named:
+            raise ValueError("sha256 is for a file: add file, on_host or store_key")
+        return self
+
+    @property
+    def source(self) -> PackageSource:
+        if self.file:
+            return FromHere(PurePosixPath(self.file), self.sha256)
+        if self.on_host:
+            return FromHost(PurePosixPath(self.on_host), self.sha256)
+        return FromStore(self.store_key, self.sha256) if self.store_key else FromRepository()
+
+
+class InstanceTable(Table):
     """One GitLab."""
 
     name: Name
@@ -223,6 +109,7 @@ class InstanceTable(_Table):
     volumes_in_flight: Annotated[int, Field(ge=1, le=16)] = 2
     accept_unfit_secrets: bool = False
     copies: tuple[CopyTable, ...] = Field(default=(), strict=False)
+    package: PackageTable = PackageTable()
 
     @model_validator(mode="after")
     def _clear_means_clear(self) -> InstanceTable:
@@ -231,7 +118,7 @@ class InstanceTable(_Table):
         return self
 
 
-class Config(_Table):
+class Config(Table):
     """The whole file."""
 
     state_dir: Annotated[Path, Field(strict=False)] = Path("/var/lib/drtool")
@@ -390,7 +277,7 @@ def _anchor(config: Config, base: Path) -> Config:
     def store(table: AnyStoreTable) -> AnyStoreTable:
         if isinstance(table, LocalStoreTable):
             return table.model_copy(update={"path": absolute(table.path)})
-        secrets = {name: getattr(table, name, None) for name in _SECRETS_OF_STORES}
+        secrets = {name: getattr(table, name, None) for name in SECRETS_OF_STORES}
         anchored = {name: reference(text) for name, text in secrets.items() if text}
         return table.model_copy(update={"ca_bundle": absolute(table.ca_bundle), **anchored})
 
@@ -401,6 +288,7 @@ def _anchor(config: Config, base: Path) -> Config:
                 "backup_path": absolute(table.backup_path),
                 "signing_key": absolute(table.signing_key),
                 "identities": tuple(reference(text) for text in table.identities),
+                "package": table.package.model_copy(update={"file": absolute(table.package.file)}),
             }
         )
         for table in config.instance

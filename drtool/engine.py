@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import PurePosixPath
 from typing import BinaryIO, assert_never
@@ -19,12 +19,16 @@ from drtool.catalog import BackupSet
 from drtool.clock import Clock
 from drtool.core.census import compare
 from drtool.core.plan import (
+    Clone,
     Compare,
     Expect,
+    Install,
+    Isolate,
     Plan,
     Prove,
     PutBack,
     Record,
+    Release,
     Restore,
     Run,
     Send,
@@ -34,15 +38,18 @@ from drtool.core.plan import (
 )
 from drtool.counting import as_a_backup_would, count_host
 from drtool.errors import CommandFailed, DrtoolError, HostUnfit, RestoreFailed, ResumeError
-from drtool.events import Emit, Progress, Waiting
+from drtool.events import Emit, Noticed, Progress, Waiting
 from drtool.gitlab.application import few
 from drtool.gitlab.archive import Member, repository_manifests
 from drtool.gitlab.judging import judge
 from drtool.hosts import Runner
+from drtool.installing import install_package, release_package
 from drtool.installs.omnibus import Omnibus
+from drtool.isolating import isolate_configuration, isolate_database, refuse_unless_isolated
 from drtool.journal import Journal
 from drtool.phases import await_tasks, copy_scanned, phase, say_and_collect, try_and_collect, unless_locked_out
 from drtool.signing import Signer
+from drtool.unsealing import stage_by_signed_url
 
 _PATIENCE = timedelta(hours=6)
 
@@ -57,6 +64,15 @@ class Site:
     signer: Signer | None
     clock: Clock
     emit: Emit
+    key: HostKey | None = None
+
+
+@dataclass(frozen=True)
+class HostKey:
+    """What a host needs to fetch and unseal a set by itself: an age identity as text, empty for a clear set."""
+
+    identity: bytes = field(repr=False)
+    signature_checked: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +127,12 @@ def _execute_step(step: Step, plan: Plan, site: Site, journal: Journal) -> None:
 
 def _perform(step: Step, plan: Plan, site: Site, journal: Journal) -> None:
     match step:
+        case Install():
+            _install(step, site)
+        case Release():
+            release_package(site.runner, step.package)
+        case Isolate():
+            _isolate(step, site)
         case Prove():
             _prove(step, site)
         case Send():
@@ -127,6 +149,8 @@ def _perform(step: Step, plan: Plan, site: Site, journal: Journal) -> None:
             unless_locked_out(lambda: _put_back(step, site), lambda: _await_tasks(step.name, step.patience, site))
         case Compare():
             _compare(site)
+        case Clone():
+            _clone(step, site)
         case Record():
             _record(plan, site, journal)
         case _:
@@ -147,11 +171,56 @@ def _prove(step: Prove, site: Site) -> None:
 def _send(step: Send, site: Site) -> None:
     for command in step.before:
         site.runner.run(command)
+    if step.via == "signed-url":
+        _let_fetch(step, site)
+        return
     total = site.backup_set.manifest.archive(step.archive).size
     source = _read_proven(step.archive, site) if step.at_once else site.backup_set.read_archive(step.archive)
     with site.runner.write_to(step.unpack) as sink:
         for done in copy_scanned(source, sink, step.archive):
             site.emit(Progress(step.name, done, total))
+
+
+def _let_fetch(step: Send, site: Site) -> None:
+    if site.key is None:
+        raise ResumeError(
+            "this run lets the host fetch the set itself, which needs --via signed-url",
+            hint="Give the same options as when it began, or --anew.",
+        )
+    stage_by_signed_url(
+        site.runner,
+        site.backup_set,
+        step.archive,
+        step.directory,
+        step.unpack,
+        identity=site.key.identity,
+        signature_checked=site.key.signature_checked,
+        emit=site.emit,
+        phase_name=step.name,
+    )
+
+
+def _install(step: Install, site: Site) -> None:
+    store = site.backup_set.catalog.store
+    outcome = install_package(
+        site.runner,
+        step.package,
+        step.source,
+        site.emit,
+        site.clock,
+        install=site.install,
+        store=store,
+        phase=step.name,
+    )
+    if not outcome.held:
+        site.emit(Noticed("not-held", f"{step.package} is not held from upgrades", "Let nothing upgrade it meanwhile."))
+
+
+def _isolate(step: Isolate, site: Site) -> None:
+    if step.part == "configuration":
+        isolate_configuration(site.install, site.runner)
+    else:
+        refuse_unless_isolated(isolate_database(site.install, site.runner), site.runner.name)
 
 
 def _read_proven(archive: str, site: Site) -> BinaryIO:
@@ -225,6 +294,22 @@ def _compare(site: Site) -> None:
             f"{site.runner.name} does not hold what the set does: {few([str(found) for found in differences])}",
             hint=f"`drtool diff {site.backup_set.manifest.set_id} HOST` lists it all; the same command counts again.",
         )
+
+
+def _clone(step: Clone, site: Site) -> None:
+    """Evenly over all names, so that another set has other samples and the same set the same ones."""
+    found = sorted(name for name, repository in site.backup_set.read_census().repositories.items() if repository.refs)
+    every = max(1, len(found) // step.samples)
+    chosen = found[every // 2 :: every][: step.samples]
+    paths = [site.install.repositories_path / name.partition("/")[2] for name in chosen]
+    for number, path in enumerate(paths, 1):
+        try:
+            site.runner.run(site.install.send_clone(path))
+        except CommandFailed as problem:
+            raise RestoreFailed(
+                f"{site.runner.name}: {path} cannot be read by git: {problem}", hint="The repository lacks objects."
+            ) from problem
+        site.emit(Progress(step.name, number, len(paths), "repositories"))
 
 
 def _wait(step: Wait, site: Site) -> None:

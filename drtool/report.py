@@ -18,12 +18,14 @@ from drtool.catalog import Catalog
 from drtool.check import Answer
 from drtool.copy import Copied
 from drtool.core.command import Command
+from drtool.core.host import Host
 from drtool.core.model import IndexedMember, Manifest
 from drtool.core.plan import PutBack, Restore, Send, Step
 from drtool.deep import Report as Tried
 from drtool.diff import Comparison
 from drtool.extract import Extracted
 from drtool.initialise import Made
+from drtool.isolating import Isolation, Lifted
 from drtool.restore import Outcome as RestoreOutcome
 from drtool.restore import Prepared
 from drtool.ui import mark, seconds_text, size_text, table, time_text
@@ -246,8 +248,8 @@ def plan_text(prepared: Prepared, manifest: Manifest) -> str:
         (
             f"{head} {plan.set_id} ({manifest.instance}, GitLab {manifest.gitlab.version},"
             f" {manifest.gitlab.repositories} repositories, {size_text(manifest.plain_size)})",
-            f"onto {target.hostname} ({target.host}), GitLab {target.version}, {_projects(target.projects)};"
-            f" run {plan.run_id}",
+            f"onto {target.system.hostname} ({target.name}), {_gitlab(target)}; run {plan.run_id}",
+            *(f"  {mark('warn')} {found.message}. {found.remedy}" for found in prepared.warnings),
             *_step_lines(prepared),
         )
     )
@@ -258,11 +260,17 @@ def undo_text(prepared: Prepared, undone: str) -> str:
     head = "Go on undoing" if prepared.resumed else "Undo"
     return "\n".join(
         (
-            f"{head} {undone}: bring back what {target.hostname} ({target.host}) held before,",
+            f"{head} {undone}: bring back what {target.system.hostname} ({target.name}) held before,",
             f"from the copies that {plan.copies} kept there; run {plan.run_id}",
             *_step_lines(prepared),
         )
     )
+
+
+def _gitlab(target: Host) -> str:
+    if target.installation is None:
+        return "no GitLab"
+    return f"GitLab {target.installation.version}, {_projects(target.projects)}"
 
 
 def _step_lines(prepared: Prepared) -> Iterator[str]:
@@ -272,12 +280,33 @@ def _step_lines(prepared: Prepared) -> Iterator[str]:
         yield from (f"     {command}" for command in _commands(step))
 
 
-def restored_text(outcome: RestoreOutcome, manifest: Manifest) -> str:
+def restored_text(outcome: RestoreOutcome, prepared: Prepared, manifest: Manifest) -> str:
     total = sum(step.seconds for step in outcome.steps)
-    return (
+    names = {step.name for step in prepared.plan.steps}
+    text = (
         f"{outcome.set_id} restored: GitLab {manifest.gitlab.version}, {manifest.gitlab.repositories} repositories,"
         f" in {seconds_text(total)}; receipt {outcome.run_id}"
     )
+    if "isolate-database" in names:
+        text += f"\nIt sends nothing: `drtool isolation --on {prepared.plan.host} --lift` ends that."
+    if "safety-copy" in names:
+        text += f"\nWhat was there before comes back with --undo {outcome.run_id}, as long as its copies are kept."
+    return text
+
+
+def isolation_text(found: Isolation, host: str) -> str:
+    if not found.recorded and not found.configured:
+        return f"{host} is not isolated."
+    head = [f"{host} is isolated." if not found.findings else f"{host} is isolated in part:"]
+    lines = [f"  {mark('bad')} {finding}" for finding in found.findings]
+    lines += [f"  {each.stops}: {each.rows} stopped" for each in found.measures if each.rows]
+    lines += [f"  {mark('warn')} not stopped by any of this: {name}" for name in found.not_stopped]
+    return "\n".join(head + lines)
+
+
+def lifted_text(lifted: Lifted, host: str) -> str:
+    left = f"; {lifted.left} that somebody changed meanwhile were left so" if lifted.left else ""
+    return f"{host}: {lifted.given_back} stopped things given back{left}."
 
 
 def undone_text(outcome: RestoreOutcome, undone: str) -> str:

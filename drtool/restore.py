@@ -9,34 +9,31 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from drtool.catalog import BackupSet
-from drtool.clock import Clock
+from drtool.clock import Clock, SystemClock
+from drtool.core.fitness import judge_target
+from drtool.core.host import Host
 from drtool.core.marker import Marker
-from drtool.core.model import is_set_id
+from drtool.core.model import Manifest
+from drtool.core.needs import Needs, needs_of
+from drtool.core.obstacles import Obstacle, refuse
 from drtool.core.plan import Plan, parse_plan
 from drtool.core.versions import same_version
-from drtool.engine import Site, StepTime, execute
-from drtool.errors import HostUnfit, ResumeError, TargetHoldsData
+from drtool.engine import HostKey, Site, StepTime, execute
+from drtool.errors import ResumeError
 from drtool.events import Emit
 from drtool.holding import only_restore_onto
 from drtool.hosts import Runner
+from drtool.inspection import inspect
 from drtool.installs.omnibus import Omnibus
 from drtool.journal import Journal, journals, new_journal, only_run
-from drtool.restore_plan import STAGING, Target, plan_restore
+from drtool.restore_plan import Wanted, plan_restore
 from drtool.signing import Signer
-from drtool.survey import (
-    LOOSE_MEMBERS,
-    backup_directory,
-    count_projects,
-    hostname,
-    look_at_version,
-    staged_information,
-    unfinished_restore,
-)
+from drtool.unsealing import check_can_fetch
 
 _TAKEN_UP_WITHIN = timedelta(days=1)
 
@@ -46,7 +43,7 @@ class Request:
     """What is wanted.
 
     ``replace`` is the hostname whose projects may be replaced; None allows an empty target only. ``resume`` names a run
-    to take up, ``anew`` takes up none. ``compare`` counts what the host holds at the end.
+    to take up, ``anew`` takes up none.
     """
 
     instance: str
@@ -54,12 +51,15 @@ class Request:
     replace: str | None = None
     resume: str | None = None
     anew: bool = False
-    compare: bool = True
+    wanted: Wanted = field(default_factory=Wanted)
 
 
 @dataclass(frozen=True)
 class Place:
-    """What the work is done with. ``operator`` is what the machine calls itself that runs it."""
+    """What the work is done with. ``operator`` is what the machine calls itself that runs it.
+
+    ``key`` is for hosts that fetch the set themselves.
+    """
 
     runner: Runner
     backup_set: BackupSet
@@ -69,6 +69,7 @@ class Place:
     emit: Emit
     new_token: Callable[[], str]
     operator: str = ""
+    key: HostKey | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,30 +87,43 @@ class Prepared:
     """A plan that may be shown, and then carried out with ``carry_out``."""
 
     plan: Plan
-    target: Target
+    target: Host
     journal: Journal
     resumed: bool
+    warnings: tuple[Obstacle, ...] = ()
 
 
 def prepare(request: Request, place: Place) -> Prepared:
     """Look at the target and decide what to do; nothing is changed, on the target or anywhere else.
 
     An unfinished run for the same set and host is taken up again. Raises SetDamaged for a red set, VersionMismatch,
-    TargetHoldsData, HostUnfit, ResumeError.
+    TargetHoldsData, HostUnfit, Busy, ResumeError, and for a host that is to fetch the set itself what it cannot do.
     """
     place.backup_set.refuse_red()
     manifest = place.backup_set.manifest
     interrupted = None if request.anew else _unfinished(request, place)
     target = look(request.install, place.runner)
-    same_version(manifest.gitlab.version, target.version)
     if interrupted and _may_go_on(interrupted, request, target, place.clock.now()):
+        _refuse_other_version(target, manifest)
         return Prepared(_plan_of(interrupted), target, interrupted, resumed=True)
-    _refuse_unfit(request, target)
+    obstacles = judge_target(target, _needs(request, manifest))
+    refuse(obstacles)
+    if request.wanted.via == "signed-url":
+        _refuse_unreachable(place)
     run_id = f"restore-{place.clock.now():%Y%m%dT%H%M%SZ}-{place.new_token()}"
-    plan = plan_restore(
-        request.install, manifest, target, _new_marker(run_id, place, target), compare=_counts(request, place)
+    wanted = replace(
+        request.wanted,
+        package=None if target.installation else request.wanted.package,
+        count=request.wanted.count and manifest.census is not None,
     )
-    return Prepared(plan, target, Journal(place.state / "runs" / f"{run_id}.jsonl"), resumed=False)
+    plan = plan_restore(request.install, manifest, target, _new_marker(run_id, place, target), wanted)
+    warnings = tuple(obstacle for obstacle in obstacles if obstacle.severity == "warn")
+    return Prepared(plan, target, new_journal_of(place, run_id), resumed=False, warnings=warnings)
+
+
+def new_journal_of(place: Place, run_id: str) -> Journal:
+    """The journal of a run to come; nothing is written."""
+    return Journal(place.state / "runs" / f"{run_id}.jsonl")
 
 
 def carry_out(prepared: Prepared, request: Request, place: Place) -> Outcome:
@@ -124,29 +138,44 @@ def carry_out(prepared: Prepared, request: Request, place: Place) -> Outcome:
         only_restore_onto(place.runner, request.install, who),
     ):
         journal = new_journal(place.state, plan.run_id)
-        site = Site(place.runner, request.install, place.backup_set, place.signer, place.clock, place.emit)
+        site = Site(place.runner, request.install, place.backup_set, place.signer, place.clock, place.emit, place.key)
         steps = execute(plan, site, journal)
     return Outcome(plan.run_id, plan.set_id, prepared.resumed, steps)
 
 
-def look(install: Omnibus, runner: Runner) -> Target:
-    """Describe the host, changing nothing. Raises HostUnfit when there is no GitLab on it."""
-    version = look_at_version(install, runner)
-    names = sorted(entry.name for entry in backup_directory(install, runner))
-    ours = tuple(name for name in names if name in LOOSE_MEMBERS or name.startswith(STAGING))
-    staged = staged_information(install, runner)
-    loose = staged.backup_id if staged else None
-    projects, marker = count_projects(install, runner), unfinished_restore(install, runner)
-    return Target(runner.name, hostname(runner), version, projects, loose, ours, marker)
+def look(install: Omnibus, runner: Runner) -> Host:
+    """Describe the host, changing nothing. Raises HostUnfit where nothing can be run there.
+
+    Its clock is held against this machine's own, whatever time the work goes by.
+    """
+    return inspect(install, runner, SystemClock())
 
 
-def _counts(request: Request, place: Place) -> bool:
-    return request.compare and place.backup_set.manifest.census is not None
+def _needs(request: Request, manifest: Manifest) -> Needs:
+    return replace(
+        needs_of(manifest, request.install.counted_components),
+        unseal_on_host=request.wanted.via == "signed-url",
+        replace=request.replace,
+        installs=request.wanted.package is not None,
+        as_root=request.install.root == PurePosixPath("/"),
+    )
 
 
-def _new_marker(run_id: str, place: Place, target: Target) -> Marker:
+def _refuse_other_version(target: Host, manifest: Manifest) -> None:
+    if target.installation:
+        same_version(manifest.gitlab.version, target.installation.version)
+
+
+def _refuse_unreachable(place: Place) -> None:
+    backup_set = place.backup_set
+    archive = backup_set.manifest.archive("application")
+    key = backup_set.catalog.key(backup_set.manifest.set_id, archive.volumes[0].name)
+    check_can_fetch(place.runner, backup_set.catalog.store, key, sealed=archive.seal == "age")
+
+
+def _new_marker(run_id: str, place: Place, target: Host) -> Marker:
     """The mark of a new run. Copies that another run kept before it replaced things are the ones to go back to."""
-    kept = target.marker if target.half_replaced else None
+    kept = target.half_replaced
     return Marker(
         run_id,
         place.backup_set.manifest.set_id,
@@ -155,27 +184,6 @@ def _new_marker(run_id: str, place: Place, target: Target) -> Marker:
         "staging",
         copies=kept.copies if kept else run_id,
         had_data=kept.had_data if kept else not target.empty,
-    )
-
-
-def _refuse_unfit(request: Request, target: Target) -> None:
-    if target.loose_backup_id is not None and not is_set_id(target.loose_backup_id):
-        name = target.loose_backup_id or "without an id"
-        raise HostUnfit(
-            f"{request.install.backup_path} holds the loose members of backup {name}",
-            hint="GitLab would take those for the backup to restore. Move them away first.",
-        )
-    if target.empty or request.replace == target.hostname:
-        return
-    if target.half_replaced:
-        what = f"it holds {target.marker}"
-    else:
-        what = "its database does not answer" if target.projects is None else f"it holds {target.projects} projects"
-    wrong = f", and is not called {request.replace}" if request.replace else ""
-    keeps = "" if target.half_replaced else ", after a safety copy"
-    raise TargetHoldsData(
-        f"{target.hostname} is not empty: {what}{wrong}",
-        hint=f"To replace what is there{keeps}: --yes-replace {target.hostname}",
     )
 
 
@@ -205,7 +213,7 @@ def _fits(journal: Journal, request: Request, place: Place) -> bool:
     return not ended and (plan["instance"], plan["set_id"], plan["host"]) == wanted
 
 
-def _may_go_on(journal: Journal, request: Request, target: Target, now: datetime) -> bool:
+def _may_go_on(journal: Journal, request: Request, target: Host, now: datetime) -> bool:
     """Tell whether the host may still be as an interrupted run left it.
 
     It has the run's mark, or there is no telling: it may be another machine of the same name. Before GitLab's restore
@@ -217,7 +225,7 @@ def _may_go_on(journal: Journal, request: Request, target: Target, now: datetime
         if request.resume is None:
             return False
         raise ResumeError(
-            f"{target.hostname} does not have the mark of {journal.run_id}",
+            f"{target.system.hostname} does not have the mark of {journal.run_id}",
             hint="It is another machine, or somebody else restored onto it. Leave --resume out to start anew.",
         )
     began = [entry for entry in journal.all("started") if entry["step"] == "restore"]
@@ -226,10 +234,11 @@ def _may_go_on(journal: Journal, request: Request, target: Target, now: datetime
     return request.resume is not None or now - datetime.fromisoformat(began[-1]["at"]) < _TAKEN_UP_WITHIN
 
 
-def _marked_as_it_should(journal: Journal, target: Target) -> bool:
+def _marked_as_it_should(journal: Journal, target: Host) -> bool:
     marked = any(entry["step"] == "mark" for entry in journal.all("finished"))
     unmarked = any(entry["step"] == "unmark" for entry in journal.all("started"))
-    found = target.marker.run_id if target.marker else None
+    marker = target.backups.marker if target.backups else None
+    found = marker.run_id if marker else None
     return found == journal.run_id or (found is None and (unmarked or not marked))
 
 

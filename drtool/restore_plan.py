@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from typing import Literal
 
 from drtool.core.command import Command
+from drtool.core.host import Host
 from drtool.core.marker import MARKER, Marker, render_marker
 from drtool.core.model import Manifest
-from drtool.core.plan import Compare, Expect, Plan, Prove, PutBack, Record, Restore, Run, Send, Step, Wait
+from drtool.core.packages import FromRepository, Package, PackageSource
+from drtool.core.plan import (
+    Clone,
+    Compare,
+    Expect,
+    Install,
+    Isolate,
+    Plan,
+    Prove,
+    PutBack,
+    Record,
+    Release,
+    Restore,
+    Run,
+    Send,
+    Step,
+    Via,
+    Wait,
+)
 from drtool.gitlab.archive import INFORMATION, order_members
 from drtool.installs.omnibus import Omnibus
 from drtool.survey import LOOSE_MEMBERS
@@ -20,30 +40,22 @@ _TASK_PATIENCE = timedelta(hours=6)
 _START_PATIENCE = timedelta(minutes=15)
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
-    """What was seen on the host.
+_SAMPLES = 5
 
-    ``host`` is how drtool reaches it, ``hostname`` what it calls itself. ``projects`` is None when the database would
-    not say. ``marker`` is what a restore left that did not end.
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """How to restore. ``package`` is installed first, from ``source``; None leaves what is there.
+
+    ``via`` is the way of the application's bytes. ``isolate`` keeps GitLab from sending anything afterwards, ``count``
+    compares what the host then holds with the set's census.
     """
 
-    host: str
-    hostname: str
-    version: str
-    projects: int | None
-    loose_backup_id: str | None
-    loose_members: tuple[str, ...]
-    marker: Marker | None = None
-
-    @property
-    def empty(self) -> bool:
-        """Nothing to lose here. A database that a restore left half replaced is no longer what there was to lose."""
-        return self.projects == 0 and not self.half_replaced
-
-    @property
-    def half_replaced(self) -> bool:
-        return self.marker is not None and self.marker.phase == "replacing"
+    package: Package | None = None
+    source: PackageSource = field(default_factory=FromRepository)
+    via: Via = "relay"
+    isolate: bool = False
+    count: bool = True
 
 
 def safety_id(run_id: str) -> str:
@@ -51,13 +63,15 @@ def safety_id(run_id: str) -> str:
     return f"drtool-safety-{run_id.removeprefix('restore-')}"
 
 
-def plan_restore(install: Omnibus, manifest: Manifest, target: Target, marker: Marker, *, compare: bool) -> Plan:
+def plan_restore(install: Omnibus, manifest: Manifest, target: Host, marker: Marker, wanted: Wanted) -> Plan:
     """Decide the steps of a restore. ``marker`` is the one that the run will leave, as of its beginning."""
     run_id = marker.run_id
     staging = install.backup_path / f"{STAGING}{run_id.removeprefix('restore-')}"
     keeps_copies = marker.copies == run_id
+    package = wanted.package
     steps: tuple[Step, ...] = (
         Prove("prove", "Check that every volume is there and can be opened", whole=("config",)),
+        *((Install("install", f"Install {package} from {wanted.source}", package, wanted.source),) if package else ()),
         _mark("mark", "Mark the host as being restored", install, marker),
         Send(
             "stage",
@@ -65,6 +79,8 @@ def plan_restore(install: Omnibus, manifest: Manifest, target: Target, marker: M
             "application",
             (install.remove(staging.parent, (staging.name,)), install.make_directory(staging)),
             install.unpack(staging),
+            staging,
+            via=wanted.via,
         ),
         _idle(install),
         *(_keep_copies(install, run_id, data=marker.had_data) if keeps_copies else ()),
@@ -75,8 +91,10 @@ def plan_restore(install: Omnibus, manifest: Manifest, target: Target, marker: M
             "config",
             (),
             install.unpack(install.root, exclude=("opt",)),
+            install.root,
             at_once=True,
         ),
+        *_isolate(wanted, "configuration"),
         *_quiet(install),
         Restore(
             "restore",
@@ -88,18 +106,21 @@ def plan_restore(install: Omnibus, manifest: Manifest, target: Target, marker: M
             install.restore_backup(),
             _TASK_PATIENCE,
         ),
-        *((Compare("compare", "Count what the host holds, and compare it with the set"),) if compare else ()),
+        *_compare(wanted.count),
+        *_isolate(wanted, "database"),
         Run(
             "clean",
             "Remove the staged members",
             (install.remove(install.backup_path, (staging.name, *LOOSE_MEMBERS)),),
         ),
         *_prove_it_works(install),
+        *((Release("release", f"Let {package} be upgraded again", package),) if package else ()),
+        Record("receipt", "Write the receipt"),
     )
-    return Plan(run_id, "restore", manifest.instance, manifest.set_id, target.host, steps, marker.copies)
+    return Plan(run_id, "restore", manifest.instance, manifest.set_id, target.name, steps, marker.copies)
 
 
-def plan_undo(install: Omnibus, instance: str, target: Target, marker: Marker) -> Plan:
+def plan_undo(install: Omnibus, instance: str, target: Host, marker: Marker) -> Plan:
     """Decide how the copies come back that ``marker.copies`` kept."""
     backup_id = safety_id(marker.copies)
     steps: tuple[Step, ...] = (
@@ -127,12 +148,15 @@ def plan_undo(install: Omnibus, instance: str, target: Target, marker: Marker) -
         ),
         Run("clean", "Remove staged members", (_clear(install, target),)),
         *_prove_it_works(install),
+        Record("receipt", "Write the receipt"),
     )
-    return Plan(marker.run_id, "undo", instance, marker.set_id, target.host, steps, marker.copies)
+    return Plan(marker.run_id, "undo", instance, marker.set_id, target.name, steps, marker.copies)
 
 
 def _mark(name: str, title: str, install: Omnibus, marker: Marker) -> Run:
-    return Run(name, title, (install.write_file(install.backup_path / MARKER, render_marker(marker)),))
+    # A package that was never configured has no backup directory yet; reconfigure gives it its owner.
+    directory = install.make_directory(install.backup_path)
+    return Run(name, title, (directory, install.write_file(install.backup_path / MARKER, render_marker(marker))))
 
 
 def _replacing(marker: Marker) -> Marker:
@@ -175,8 +199,24 @@ def _quiet(install: Omnibus) -> tuple[Step, ...]:
     )
 
 
-def _clear(install: Omnibus, target: Target) -> Command:
-    return install.remove(install.backup_path, order_members({*LOOSE_MEMBERS, *target.loose_members}))
+def _clear(install: Omnibus, target: Host) -> Command:
+    staged = target.backups.staging if target.backups else ()
+    older = (name for name in staged if name.startswith(STAGING))  # not our mark, nor what is somebody's to keep
+    return install.remove(install.backup_path, order_members({*LOOSE_MEMBERS, *older}))
+
+
+def _isolate(wanted: Wanted, part: Literal["configuration", "database"]) -> tuple[Step, ...]:
+    title = f"Keep GitLab from sending anything: its {part}"
+    return (Isolate(f"isolate-{part}", title, part),) if wanted.isolate else ()
+
+
+def _compare(count: bool) -> tuple[Step, ...]:
+    if not count:
+        return ()
+    return (
+        Compare("compare", "Count what the host holds, and compare it with the set"),
+        Clone("clone", "Let git read a few repositories whole, as for a clone", _SAMPLES),
+    )
 
 
 def _listing(install: Omnibus, backup_id: str) -> Command:
@@ -191,5 +231,4 @@ def _prove_it_works(install: Omnibus) -> tuple[Step, ...]:
         Run("check", "Ask GitLab to check itself", (install.gitlab_check(),), Expect.CHECK_CLEAN),
         Run("secrets", "Ask GitLab whether its secrets fit", (install.doctor_secrets(),), Expect.SECRETS_FIT),
         Run("unmark", "Take the mark off the host", (install.remove(install.backup_path, (MARKER,)),)),
-        Record("receipt", "Write the receipt"),
     )

@@ -6,12 +6,13 @@ import json
 from pathlib import Path
 
 from drtool.core.command import Command
+from drtool.core.host import Host
 from drtool.core.marker import Marker
 from drtool.core.plan import Plan, parse_plan
 from drtool.errors import CommandFailed, HostUnfit, ResumeError
 from drtool.installs.omnibus import Omnibus
 from drtool.journal import Journal, journals
-from drtool.restore import Place, Prepared, Request, look
+from drtool.restore import Place, Prepared, Request, look, new_journal_of
 from drtool.restore_plan import plan_undo, safety_id
 from drtool.survey import backup_directory
 
@@ -34,12 +35,7 @@ def prepare_undo(restored: Plan, request: Request, place: Place) -> Prepared:
     Raises HostUnfit when there are no copies to bring back, ResumeError.
     """
     target = look(request.install, place.runner)
-    if target.marker and restored.run_id not in (target.marker.run_id, target.marker.copies):
-        unfinished = _unfinished(restored, place)
-        if unfinished is None or target.marker.run_id != unfinished.run_id:
-            raise HostUnfit(
-                f"{target.hostname} holds {target.marker}", hint=f"Undo that one: --undo {target.marker.run_id}"
-            )
+    _refuse_another(restored, target, place)
     if interrupted := _unfinished(restored, place):
         entry = interrupted.find("plan")
         assert entry is not None
@@ -50,7 +46,17 @@ def prepare_undo(restored: Plan, request: Request, place: Place) -> Prepared:
         run_id, restored.set_id, place.clock.now(), place.operator, "staging", copies=restored.copies, had_data=True
     )
     plan = plan_undo(request.install, restored.instance, target, marker)
-    return Prepared(plan, target, Journal(place.state / "runs" / f"{run_id}.jsonl"), resumed=False)
+    return Prepared(plan, target, new_journal_of(place, run_id), resumed=False)
+
+
+def _refuse_another(restored: Plan, target: Host, place: Place) -> None:
+    """Raise HostUnfit where another restore, or the undoing of another, did not end."""
+    marker = target.backups.marker if target.backups else None
+    if marker is None or restored.run_id in (marker.run_id, marker.copies):
+        return
+    unfinished = _unfinished(restored, place)
+    if unfinished is None or marker.run_id != unfinished.run_id:
+        raise HostUnfit(f"{target.system.hostname} holds {marker}", hint=f"Undo that one: --undo {marker.run_id}")
 
 
 def forget(restored: Plan, place: Place) -> None:

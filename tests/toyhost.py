@@ -24,6 +24,7 @@ from drtool.gitlab.archive import COMPONENTS, INFORMATION, TarScanner
 from drtool.hosts import Runner
 from drtool.hosts.local import LocalRunner
 from drtool.installs.omnibus import Omnibus
+from drtool.restore_plan import Wanted
 from drtool.signing import Signer, Verifier, make_key
 from drtool.stores import Store
 from drtool.streams import CHUNK, generate_identity, parse_identities
@@ -203,6 +204,7 @@ esac
 _PSQL = """\
 for word; do :; done
 case $word in
+  *server_version_num*) if [ -d "$root/restored/db" ]; then echo '170011|1|2||0'; else echo '170011|1|0||0'; fi ;;
   *to_regclass*) if [ -d "$root/restored/db" ]; then echo 1; else echo 0; fi ;;
   *) echo 2 ;;
 esac
@@ -356,7 +358,7 @@ class Bench:
         self._tick()
         runner = runner or LocalRunner()
         opened = self.open(set_id, store=store)
-        request = restore.Request(INSTANCE, host.install, replace, resume, compare=False)  # the toy cannot be counted
+        request = restore.Request(INSTANCE, host.install, replace, resume, wanted=Wanted(count=False))
         signer = Signer(self.signing_key, runner)
         place = restore.Place(runner, opened, signer, self.state, self.clock, self.events.append, self._token)
         return restore.carry_out(restore.prepare(request, place), request, place)

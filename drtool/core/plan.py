@@ -17,6 +17,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
 from drtool.core.command import Command
+from drtool.core.packages import Package, PackageSource
 from drtool.errors import ResumeError
 
 if TYPE_CHECKING:
@@ -34,6 +35,49 @@ class Expect(StrEnum):
     CHECK_CLEAN = "no check answered no"
     SECRETS_FIT = "no row that cannot be decrypted"
     NO_TASK_RUNNING = "no backup or restore of GitLab's own in progress"
+
+
+Via = Literal["relay", "signed-url"]
+
+
+@dataclass(frozen=True, slots=True)
+class Install:
+    """Put exactly this package on the host, held from upgrades; nothing is configured or started."""
+
+    name: str
+    title: str
+    package: Package
+    source: PackageSource
+    kind: Literal["install"] = "install"
+    lasting: bool = True
+    repeatable: bool = True
+    irreversible: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Let the package be upgraded again."""
+
+    name: str
+    title: str
+    package: Package
+    kind: Literal["release"] = "release"
+    lasting: bool = True
+    repeatable: bool = True
+    irreversible: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Isolate:
+    """Keep the restored GitLab from sending anything: in its configuration, or in its database."""
+
+    name: str
+    title: str
+    part: Literal["configuration", "database"]
+    kind: Literal["isolate"] = "isolate"
+    lasting: bool = True
+    repeatable: bool = True
+    irreversible: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +101,8 @@ class Send:
     """Bring an archive's members below ``directory`` on the host; every digest checked before the step counts as done.
 
     ``before`` runs first (it makes the directory, or empties what an interrupted try left there). ``at_once`` holds
-    the whole archive in memory before the first byte is sent: for small ones that replace what is there.
+    the whole archive in memory before the first byte is sent: for small ones that replace what is there. ``via`` says
+    whether the bytes go through this machine, or the host fetches them itself.
     """
 
     name: str
@@ -65,7 +110,9 @@ class Send:
     archive: str
     before: tuple[Command, ...]
     unpack: Command
+    directory: PurePosixPath
     at_once: bool = False
+    via: Via = "relay"
     kind: Literal["send"] = "send"
     lasting: bool = True
     repeatable: bool = True
@@ -158,6 +205,19 @@ class Compare:
 
 
 @dataclass(frozen=True, slots=True)
+class Clone:
+    """Let git read a few repositories whole, as for a clone: at most ``samples`` of those that have refs."""
+
+    name: str
+    title: str
+    samples: int
+    kind: Literal["clone"] = "clone"
+    lasting: bool = True
+    repeatable: bool = True
+    irreversible: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
     """Write the signed receipt."""
 
@@ -169,7 +229,7 @@ class Record:
     irreversible: bool = False
 
 
-Step = Prove | Send | Run | Wait | Restore | PutBack | Compare | Record
+Step = Install | Release | Isolate | Prove | Send | Run | Wait | Restore | PutBack | Compare | Clone | Record
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,6 +68,10 @@ for path; do
 done"""
 
 
+_SEND_CLONE = """\
+git=$0; [ -x "$git" ] || git=git
+exec "$git" -c 'safe.directory=*' --git-dir="$1" bundle create - --all >/dev/null"""
+
 _WRITE_FILE = 'umask 077 && printf "%s\\n" "$1" >"$0.new" && sync "$0.new" && mv -f -- "$0.new" "$0"'
 
 # "$0" is the archive, "$1" the root. A fresh host may have neither directory.
@@ -182,6 +186,10 @@ class Omnibus:
         """Start one service, or all."""
         return self._control("start", *([] if service is None else [_word(service)]))
 
+    def restart(self, service: str) -> Command:
+        """Stop and start one service."""
+        return self._control("restart", _word(service))
+
     def status(self) -> Command:
         """Show every service. Its exit status is not 0 when one is down; only the text tells which."""
         return self._control("status")
@@ -249,6 +257,11 @@ class Omnibus:
              "-exec", "sh", "-c", _LIST_REFS, str(git), "{}", "+"),
             6 * HOUR,
         )  # fmt: skip
+
+    def send_clone(self, repository: PurePosixPath) -> Command:
+        """Let git pack all that a clone would be sent, to nowhere: every object that the refs lead to is read."""
+        git = self.root / "opt/gitlab/embedded/bin/git"
+        return Command(("sh", "-c", _SEND_CLONE, str(git), str(repository)), HOUR)
 
     def count_files(self, component: str) -> Command:
         """Print the size of every file below a component's directory, 0 for a link. Fails if there is no directory."""

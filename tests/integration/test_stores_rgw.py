@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from drtool.app import load, open_store
-from drtool.config import SpacesStoreTable
+from drtool.config_stores import SpacesStoreTable
 from drtool.deep import Report, try_out
 from drtool.errors import StoreError
 from drtool.events import ignore

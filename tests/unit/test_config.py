@@ -11,15 +11,12 @@ from hypothesis import strategies as st
 from drtool.config import (
     Config,
     InstanceTable,
-    LocalStoreTable,
-    OssStoreTable,
-    S3StoreTable,
-    SpacesStoreTable,
     find_config,
     parse_size,
     read_config,
     read_secret,
 )
+from drtool.config_stores import LocalStoreTable, OssStoreTable, S3StoreTable, SpacesStoreTable
 from drtool.errors import ConfigError, SecretExposed
 
 INSTANCE = '[[instance]]\nname = "gitlab"\nstore = "main"\n'

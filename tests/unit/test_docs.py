@@ -19,7 +19,8 @@ import pytest
 import drtool.errors
 from drtool import __version__
 from drtool.cli import cli
-from drtool.config import StoreTable, read_config
+from drtool.config import read_config
+from drtool.config_stores import StoreTable
 from drtool.errors import DrtoolError
 from drtool.streams import parse_recipients
 

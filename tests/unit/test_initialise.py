@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from drtool.config import LocalStoreTable, read_config
+from drtool.config import read_config
+from drtool.config_stores import LocalStoreTable
 from drtool.errors import ConfigError, HostUnfit, SealError
 from drtool.hosts.local import LocalRunner
 from drtool.initialise import Made, initialise

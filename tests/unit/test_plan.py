@@ -12,13 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drtool.core.command import Command
+from drtool.core.packages import FromRepository, FromStore, Package
 from drtool.core.plan import (
+    Clone,
     Compare,
     Expect,
+    Install,
+    Isolate,
     Plan,
     Prove,
     PutBack,
     Record,
+    Release,
     Restore,
     Run,
     Send,
@@ -38,7 +43,14 @@ STEPS: tuple[Step, ...] = (
         "application",
         (Command(("mkdir", "-p", "/x y")), Command(("rm", "-rf", "a"), timedelta(minutes=5))),
         Command(("tar", "-x", "-C", "/x y")),
+        PurePosixPath("/x y"),
+        via="signed-url",
     ),
+    Install("install", "Installing", Package("gitlab-ee", "18.9.0-ee.0", "18.9.0-ee"), FromRepository()),
+    Install("install-file", "Installing", Package("gitlab-ee", "18.9.0-ee.0", "18.9.0-ee"), FromStore("a/b", "0" * 64)),
+    Release("release", "Releasing", Package("gitlab-ee", "18.9.0-ee.0", "18.9.0-ee")),
+    Isolate("isolate", "Isolating", "database"),
+    Clone("clone", "Cloning", 5),
     Run("stop", "Stopping puma", (Command(("gitlab-ctl", "stop", "puma"), timedelta(seconds=90)),)),
     Run("restore", "Restoring", (Command(("a",)), Command(("b", "c d", "'\"\n"))), Expect.RESTORE_DONE),
     Wait(
