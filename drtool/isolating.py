@@ -49,7 +49,7 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Isolation:
-    """How far a host is isolated. ``configured``: the additions are in gitlab.rb; ``mail`` names what is not off.
+    """How far a host is isolated. ``configured``: gitlab.rb ends with the additions; ``mail`` names what is not off.
 
     ``mail`` is None when it cannot be seen; ``leads_out`` is what gitlab.rb leads to that nothing here stops.
     """
@@ -65,7 +65,7 @@ class Isolation:
     def findings(self) -> tuple[str, ...]:
         """Everything that stands against "this host sends nothing", a sentence each; nothing when it is isolated."""
         found = [] if self.recorded else ["the database is not isolated: nothing is recorded in it"]
-        found += [] if self.configured else ["gitlab.rb lacks the settings of the isolation"]
+        found += [] if self.configured else ["gitlab.rb lacks the settings of the isolation, or has others below them"]
         if self.mail is None:
             found.append("gitlab.yml cannot be read, so nobody knows whether mail is off")
         found += [f"{name} is on" for name in self.mail or ()]
@@ -125,14 +125,16 @@ def isolate_database(install: Omnibus, runner: Runner) -> Isolation:
 def look_at_isolation(install: Omnibus, runner: Runner) -> Isolation:
     """Read back what is stopped and what is not; changes nothing. Raises CommandFailed."""
     columns = commands.parse_columns(runner.run(commands.list_columns(install)))
-    decisions = decide(_version(install, runner), columns)
+    version = _version(install, runner)
+    decisions = decide(version, columns)
     content = runner.run(install.read_file(install.config_file))
+    wanted = gitlab_rb.add_isolation(content, gitlab_rb.isolation_lines(version, content))
     databases = runner.run(commands.list_databases(install)).decode().split()
     recorded = RECORD in columns
     return Isolation(
         recorded=recorded,
         measures=_measured(install, runner, decisions, recorded=recorded),
-        configured=gitlab_rb.holds_isolation(content),
+        configured=content == wanted,
         mail=_mail(install, runner),
         leads_out=gitlab_rb.leads_out(content),
         other_databases=tuple(name for name in databases if name != _DATABASE),
@@ -152,7 +154,7 @@ def lift(install: Omnibus, runner: Runner) -> Lifted:
     """Give the rows back exactly what they held, and take the settings out of gitlab.rb. Done again, goes on.
 
     A host that is not isolated stays as it is. Raises HostUnfit, with the record kept, when something is recorded of a
-    table or column that is there no more.
+    table that is there no more.
     """
     given, recorded, rest = 0, 0, False
     columns = commands.parse_columns(runner.run(commands.list_columns(install)))
