@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from drtool.marks import Pin
-from drtool.prune import Pruned, PrunePlan
+from drtool.prune import Pruned
+from drtool.prune_plan import PrunePlan
 from drtool.ui import mark, size_text, table, time_text
 
 _SHOWN = 5
@@ -77,6 +78,7 @@ def _sets(count: int) -> str:
 
 def _notes(plan: PrunePlan) -> list[str]:
     lines = [f"{mark('warn')}    {set_id} stays, a tombstone on it did not count" for set_id in plan.withdrawn]
+    lines += [f"{mark('warn')}    left alone: {doubt}" for doubt in plan.doubts]
     if plan.unfinished:
         lines.append(
             f"{mark('warn')}    no manifest, left alone: {_some(plan.unfinished)}: a backup is running, or died"

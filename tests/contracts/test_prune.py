@@ -148,6 +148,7 @@ def test_a_manifest_that_is_not_signed_by_ours_is_no_reason_to_delete(catalog: C
 
     assert pruned.removed == (set_id(1),)
     assert pruned.plan.decision.choices[0].reasons == ("not known to be ours",)
+    assert "the signature does not fit" in pruned.plan.doubts[0] and pruned.plan.doubts[0] in pruned_text(pruned)
     assert keys_of(catalog, 0) == folder
 
 
@@ -270,6 +271,17 @@ def test_a_tombstone_alone_removes_nothing(catalog: Catalog) -> None:
     assert pruned.removed == ()
     assert pruned.plan.withdrawn == tuple(set_id(night) for night in NIGHTS)
     assert keys_of(catalog, *NIGHTS) == before
+
+
+def test_a_tombstone_that_cannot_be_taken_back_is_told(catalog: Catalog) -> None:
+    write_tombstone(catalog, set_id(3), sets.NIGHT, "by somebody")
+    dated(catalog).refused = lambda key: key == catalog.key(set_id(3), TOMBSTONE)
+
+    pruned = run(catalog, 3)
+
+    assert "in no list because of a tombstone" in str(pruned.problems[0])
+    assert len(pruned.problems) == 2 and isinstance(pruned.problems[1], SetMissing)  # the newest must be in the list
+    assert pruned.removed == ()
 
 
 def test_a_copy_into_a_set_that_is_being_removed_is_refused(catalog: Catalog) -> None:
