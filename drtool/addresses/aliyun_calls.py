@@ -134,9 +134,7 @@ class Calls:
         self.region = region
         self._keys, self._clock, self._endpoint = keys, clock, endpoint
         self._timeout = (connect_timeout.total_seconds(), read_timeout.total_seconds())
-        self._session = requests.Session()
-        if ca_bundle:
-            self._session.verify = str(ca_bundle)
+        self._session, self._verify = requests.Session(), str(ca_bundle) if ca_bundle else True
 
     def ask(self, product: Product, action: str, **parameters: str) -> dict[str, Any]:
         """Return the answer to a question. Raises AddressError with Alibaba's code, or AddressTransient."""
@@ -168,6 +166,7 @@ class Calls:
                 headers={"Host": host, "Accept": "application/json"},
                 auth=_Signature(keys, product.version, action, moment),
                 timeout=self._timeout,
+                verify=self._verify,  # said here, for the environment would win over the session
                 allow_redirects=False,
             )
         except requests.RequestException as error:
@@ -204,10 +203,9 @@ class _Signature(AuthBase):
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         body = request.body or b""
         digest = hashlib.sha256(body.encode() if isinstance(body, str) else body).hexdigest()
-        request.headers.update(self._headers | {"x-acs-content-sha256": digest})
-        signed = dict(
-            sorted((self._headers | {"x-acs-content-sha256": digest, "host": request.headers["Host"]}).items())
-        )
+        headers = self._headers | {"x-acs-content-sha256": digest}
+        request.headers.update(headers)
+        signed = dict(sorted((headers | {"host": str(request.headers["Host"])}).items()))
         names = ";".join(signed)
         where = urlsplit(str(request.url))
         lines = "".join(f"{name}:{value}\n" for name, value in signed.items())
@@ -222,7 +220,7 @@ class _Signature(AuthBase):
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """What came back. ``fields`` is None where that was no JSON object."""
+    """What came back. ``parsed`` is None where that was no JSON object."""
 
     product: Product
     action: str
@@ -250,11 +248,14 @@ class _Answer:
     def error(self) -> AddressError:
         what = f"{self.product.name}:{self.action}"
         if not self.code:
-            return AddressTransient(f"{what} is answered with something else than JSON, status {self.status}")
+            kind = AddressTransient if self.status >= 500 or self.status == 429 else AddressError
+            return kind(
+                f"{what} is answered with status {self.status} and something that Alibaba does not say",
+                hint="Look whether a proxy or another server answers in its place.",
+            )
         message = f"{what} is refused: {self.code}: {self._said()}"
         passing = self.status >= 500 or self.code in _PASSING or self.code.startswith(_PASSING_STARTS)
-        kind = AddressTransient if passing else AddressError
-        return kind(message, code=self.code, hint=self._hint())
+        return (AddressTransient if passing else AddressError)(message, code=self.code, hint=self._hint())
 
     def _said(self) -> str:
         """Alibaba's own words, on one line, without what it may repeat of the request."""
@@ -265,9 +266,8 @@ class _Answer:
 
     def _hint(self) -> str:
         if self.code.startswith(("Forbidden", "NoPermission", "UnauthorizedOperation")):
-            return (
-                f"Allow {self.product.name}:{self.action} to the RAM user or role, on the address and both instances."
-            )
+            where = " on the address and on both instances" if self.product == VPC else ""
+            return f"Allow {self.product.name}:{self.action}{where} to the RAM user or role."
         return next((hint for part, hint in _HINTS.items() if part in self.code), "")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -36,7 +37,10 @@ def _serve(action: str, changes: bool) -> Fate:
 
 @dataclass
 class AliyunServer:
-    """``gate`` is asked about each request whose signature is right: its action, and whether it changes a holder."""
+    """``gate`` is asked about each request whose signature is right: its action, and whether it changes a holder.
+
+    ``garbled`` is what something in between answers instead.
+    """
 
     account: Account
     clock: Clock
@@ -44,6 +48,8 @@ class AliyunServer:
     gate: Callable[[str, bool], Fate] = _serve
     denied: set[str] = field(default_factory=set)
     slow: float = 1
+    garbled: tuple[int, bytes] | None = None
+    scheme: str = "http"
     port: int = 0
     calls: list[Call] = field(default_factory=list)
     broken: list[BaseException] = field(default_factory=list)
@@ -58,7 +64,7 @@ class AliyunServer:
 
     @property
     def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{self.scheme}://127.0.0.1:{self.port}"
 
     def asked(self, action: str = "") -> list[Call]:
         """Every request so far, or those of one action."""
@@ -73,6 +79,8 @@ class AliyunServer:
             time.sleep(self.slow)
         if fate.startswith(("slow", "drop")):
             return None
+        if self.garbled:
+            return self.garbled
         if isinstance(outcome, Refusal):
             status, told = outcome.status, {"Code": outcome.code, "Message": outcome.message, "HostId": "127.0.0.1"}
         else:
@@ -104,7 +112,7 @@ class AliyunServer:
 
 
 @contextlib.contextmanager
-def aliyun_server(clock: Clock) -> Iterator[AliyunServer]:
+def aliyun_server(clock: Clock, trust: ssl.SSLContext | None = None) -> Iterator[AliyunServer]:
     """Run one on a free port of 127.0.0.1 until the block is left. Its account is empty, and has one key."""
     account = Account(clock)
     running = AliyunServer(account, clock, Gatekeeper({}))
@@ -146,6 +154,8 @@ def aliyun_server(clock: Clock) -> Iterator[AliyunServer]:
 
     server = Server(("127.0.0.1", 0), Handler)
     running.port = server.server_port
+    if trust:
+        server.socket, running.scheme = trust.wrap_socket(server.socket, server_side=True), "https"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,6 +21,7 @@ from tests.contracts.address_contract import CHECKS, ENOUGH, PATIENCE, Check, Si
 from tests.contracts.aliyun_sites import DOMAIN, EIP, RECORD, ComparingEipSite, CrashingKeys, DnsSite, EipSite
 from tests.oss_server.metadata import ROLE, metadata_service
 from tests.oss_server.service import Service
+from tests.servers import make_authority
 
 SITES: dict[str, Callable[[AliyunServer], Site]] = {
     "eip": EipSite,
@@ -321,6 +323,33 @@ def test_wrong_clock_is_told_as_such(site: EipSite) -> None:
     with pytest.raises(AddressError, match=r"InvalidTimeStamp\.Expired") as caught:
         site.address(patience=Patience(Late())).holder()
     assert "clock" in caught.value.hint
+
+
+@pytest.mark.parametrize(("status", "passes"), [(200, False), (403, False), (429, True), (502, True)])
+def test_answer_of_something_else_is_not_taken_for_one_of_alibaba(site: EipSite, status: int, passes: bool) -> None:
+    site.server.garbled = status, b"<html>Please log in</html>"
+    try:
+        with pytest.raises(AddressError, match=f"status {status}") as caught:
+            site.address().holder()
+    finally:
+        site.server.garbled = None
+    assert isinstance(caught.value, AddressTransient) is passes
+    assert (site.clock.monotonic() > 0) is passes
+
+
+def test_certificate_decides_who_is_spoken_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ours", "other"):
+        (tmp_path / name).mkdir()
+    ours, other = make_authority(tmp_path / "ours"), make_authority(tmp_path / "other")
+    trust = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trust.load_cert_chain(ours.certificate, ours.key)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(other.bundle))
+    with aliyun_server(SystemClock(), trust) as server:
+        site = EipSite(server)
+        assert site.address(ca_bundle=ours.bundle).holder() == site.a
+        with pytest.raises(AddressError, match="not trusted"):
+            site.address().holder()
+        assert site.clock.monotonic() == 0
 
 
 def test_netrc_does_not_replace_the_signature(site: EipSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
