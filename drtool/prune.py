@@ -98,7 +98,7 @@ def list_pins(catalog: Catalog) -> list[Pin]:
     return pinned(catalog)
 
 
-def _withdraw(catalog: Catalog, set_ids: Sequence[str]) -> list[StoreAccessDenied]:
+def _withdraw(catalog: Catalog, set_ids: Sequence[str]) -> list[RemovalRefused]:
     """Take the tombstones of these sets away; return what the store refused: such a set is in no list."""
     refused = []
     for set_id in set_ids:
