@@ -51,14 +51,17 @@ class DomainRecord:
 
     def move(self, to: str, *, expected: str | None) -> None:
         to, expected = self._values(to, expected)
-        compare_and_move(
-            self.name,
-            self._patience,
-            to=to,
-            expected=expected,
-            observe=self._observe,
-            step=lambda holder: self._write(to, holder),
-        )
+        seen: list[dict[str, Any]] = []
+
+        def observe() -> str | None:
+            seen[:] = [record] if (record := self._find()) else []
+            return self._value(record) if record else None
+
+        def step(_: str | None) -> bool:
+            self._write(seen[0] if seen else self._existing(), to)
+            return True
+
+        compare_and_move(self.name, self._patience, to=to, expected=expected, observe=observe, step=step)
 
     def _values(self, to: str, expected: str | None) -> tuple[str, str | None]:
         return record_value(self._type, to), None if expected is None else record_value(self._type, expected)
@@ -104,11 +107,7 @@ class DomainRecord:
         if holder not in (expected, to):
             raise elsewhere(self.name, holder, to, expected)
 
-    def _write(self, to: str, holder: str | None) -> bool:
-        record = self._existing()
-        if self._value(record) != holder:
-            return False  # somebody was faster: compare again
+    def _write(self, record: dict[str, Any], to: str) -> None:
         data = f"{to}." if self._type == "CNAME" else to
         body = {"type": self._type, "data": data, "ttl": record["ttl"]}
         self._calls.patch(f"domains/{self._domain}/records/{record['id']}", body)
-        return True

@@ -25,12 +25,12 @@ TTL = 600
 
 
 class ElasticIpSite(Site):
-    """Three instances and one elastic IP, asked for by its allocation id or by the address."""
+    """Three instances and one elastic IP."""
 
     denied_code = "UnauthorizedOperation"
     secrets = (SECRET_ACCESS_KEY, SESSION_TOKEN)
 
-    def __init__(self, server: AwsServer, *, by_ip: bool = False, by_interface: bool = False) -> None:
+    def __init__(self, server: AwsServer, *, by_interface: bool = False) -> None:
         super().__init__()
         self.server, self._by_interface = server, by_interface
         server.use(self.gate, self.clock)
@@ -39,13 +39,12 @@ class ElasticIpSite(Site):
             [self._instance(one).nics[0].id for one in self.instances] if by_interface else self.instances
         )
         self.eip = server.ec2.allocate_address("vpc")
-        self.known_as = self.eip.public_ip if by_ip else self.eip.allocation_id
         self.place(self.a)
 
     def address(self, **settings: Any) -> ElasticIp:
         known = {"access_key_id": ACCESS_KEY_ID, "secret_access_key": SECRET_ACCESS_KEY, "session_token": SESSION_TOKEN}
         return ElasticIp(
-            settings.pop("known_as", self.known_as),
+            settings.pop("known_as", self.eip.allocation_id),
             patience=Patience(self.clock, PATIENCE),
             holders="network_interface" if self._by_interface else "instance",
             **{"region": REGION, "endpoint": self.server.endpoint, **known, **settings},
@@ -106,13 +105,12 @@ class Route53Site(Site):
     may_be_with_nobody = False
     compares = True
 
-    def __init__(self, server: AwsServer, *, by_id: bool = False, takes: timedelta = timedelta(seconds=30)) -> None:
+    def __init__(self, server: AwsServer, *, takes: timedelta = timedelta(seconds=30)) -> None:
         super().__init__()
         self.server = server
         server.use(self.gate, self.clock, takes=takes)
         self.zone = server.route53.create_hosted_zone(f"{ZONE}.", private_zone=False)
         server.route53.create_hosted_zone("example.org.", private_zone=False)
-        self.known_as = self.zone.id if by_id else ZONE
         self.write("a.example.com", ["192.0.2.9"])
         self.write("z.example.com", ["192.0.2.9"])
         self.place(self.a)
@@ -120,7 +118,7 @@ class Route53Site(Site):
     def address(self, **settings: Any) -> Route53Record:
         return Route53Record(
             settings.pop("record", RECORD),
-            zone=settings.pop("zone", self.known_as),
+            zone=settings.pop("zone", ZONE),
             patience=Patience(self.clock, PATIENCE),
             endpoint=self.server.endpoint,
             access_key_id=ACCESS_KEY_ID,

@@ -72,12 +72,10 @@ SITES: dict[str, Callable[[pytest.FixtureRequest], Site]] = {
     "digitalocean-domain": lambda request: DomainRecordSite(request.getfixturevalue("digitalocean")),
     "elastic-ip": lambda request: ElasticIpSite(request.getfixturevalue("aws")),
     "elastic-ip-by-interface": lambda request: ElasticIpSite(request.getfixturevalue("aws"), by_interface=True),
-    "elastic-ip-by-ip": lambda request: ElasticIpSite(request.getfixturevalue("aws"), by_ip=True),
     "memory": lambda _: MemorySite(),
     "memory-slow": lambda _: MemorySite(takes=timedelta(seconds=7)),
     "memory-two-steps": lambda _: MemorySite(two_steps=True, takes=timedelta(seconds=3)),
     "route53": lambda request: Route53Site(request.getfixturevalue("aws")),
-    "route53-by-id": lambda request: Route53Site(request.getfixturevalue("aws"), by_id=True, takes=timedelta()),
 }
 
 

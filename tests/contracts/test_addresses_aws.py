@@ -57,6 +57,13 @@ def test_elastic_ip_of_nobody_is_not_taken_from_who_was_faster(site: ElasticIpSi
     assert site.at() == site.c
 
 
+def test_elastic_ip_may_be_known_by_the_address_itself(site: ElasticIpSite) -> None:
+    address = site.address(known_as=site.eip.public_ip)
+    address.check(site.b, expected=site.a)
+    address.move(site.b, expected=site.a)
+    assert address.holder() == site.at() == site.b
+
+
 def test_elastic_ip_check_asks_by_a_dry_run(site: ElasticIpSite) -> None:
     site.address().check(site.b, expected=site.a)
     assert [order["DryRun"] for order in asked(site.server, "AssociateAddress")] == ["true"]
@@ -250,7 +257,9 @@ def test_route53_refuses_a_name_that_two_zones_have(dns: Route53Site) -> None:
     with pytest.raises(AddressError, match="has 2 zones") as caught:
         dns.address().holder()
     assert "id" in caught.value.hint
-    assert dns.address(zone=dns.zone.id).holder() == dns.a
+    by_id = dns.address(zone=dns.zone.id)
+    by_id.move(dns.b, expected=dns.a)
+    assert by_id.holder() == dns.at() == dns.b
 
 
 def test_route53_refuses_a_zone_that_is_not_there(dns: Route53Site) -> None:

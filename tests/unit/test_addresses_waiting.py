@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from drtool.addresses.waiting import AskAgain, Patience
+from drtool.addresses.waiting import AskAgain, Patience, compare_and_move
 from drtool.errors import AddressError, AddressTransient
 from tests.contracts.address_contract import JumpingClock
 
@@ -59,3 +59,23 @@ def test_what_does_not_pass_is_not_waited_for() -> None:
     with pytest.raises(AddressError, match="no"):
         Patience(clock).insist(Asked(clock, AddressError("no")))
     assert clock.monotonic() == 0
+
+
+def test_an_order_that_was_taken_is_not_given_again_to_a_provider_that_still_tells_the_old_state() -> None:
+    told, orders = ["a", "a", "a", "b"], list[str | None]()
+
+    def step(holder: str | None) -> bool:
+        orders.append(holder)
+        return True
+
+    patience = Patience(JumpingClock())
+    compare_and_move("it", patience, to="b", expected="a", observe=lambda: told.pop(0), step=step)
+    assert orders == ["a"]
+    assert told == []
+
+
+def test_an_order_that_was_taken_and_never_done_is_told() -> None:
+    clock = JumpingClock()
+    with pytest.raises(AddressTransient, match="still says a"):
+        compare_and_move("it", Patience(clock), to="b", expected="a", observe=lambda: "a", step=lambda _: True)
+    assert clock.monotonic() == Patience(clock).limit.total_seconds()
