@@ -65,7 +65,7 @@ class Host:
         package = package_of(version)
         return install_package(
             self.runner, package, source or FromRepository(), self.events.append, clock or Clock(),
-            install=Omnibus(), store=store,
+            install=Omnibus(), store=store, patience=timedelta(seconds=15),
         )  # fmt: skip
 
     def version(self) -> str:
