@@ -252,6 +252,9 @@ def host_factory(engine: Engine, network: Any, keys: Path) -> Iterator[Factory]:
         if real:
             real_gitlab.open_ssh(one.container, _login_files(one))
         one.wait(real_gitlab.START_SECONDS if real else _START_SECONDS)
+        if gitlab and not real:
+            # Each installation makes secrets of its own; those of the image are everybody's.
+            one.check("sh", "-c", "rm /etc/gitlab/gitlab-secrets.json && gitlab-ctl reconfigure")
         if seeded:
             one.seed()
         return one
