@@ -23,6 +23,7 @@ from drtool.core.model import (
     Archive,
     Finding,
     GitLabFacts,
+    HostFacts,
     IndexedMember,
     Manifest,
     SealKind,
@@ -48,6 +49,7 @@ from drtool.gitlab.judging import Created, judge_create
 from drtool.gitlab.secrets import Sample, Secrets, SecretsCheck, SecretsVerdict, fingerprints, read_secrets
 from drtool.gitlab.worth import changed_secrets, contents_of, emptied, facts_of, findings_of, judge_secrets_file
 from drtool.hosts import Runner
+from drtool.inspection import inspect
 from drtool.installs.omnibus import Omnibus
 from drtool.journal import Journal
 from drtool.phases import await_tasks, phase, try_and_collect, unless_locked_out
@@ -300,6 +302,18 @@ class Run:
             census=census,
             contents=found.contents,
             secrets=found.secrets,
+            host=self._host(),
+        )
+
+    def _host(self) -> HostFacts:
+        seen = inspect(self.order.install, self.place.runner, self.place.clock)
+        settings = seen.settings
+        return HostFacts(
+            architecture=seen.system.architecture,
+            postgresql=seen.postgresql,
+            storages=settings.storages or () if settings else (),
+            database_elsewhere=bool(settings and settings.database_host),
+            object_storage=settings.object_storage if settings else (),
         )
 
     def _facts(self, judge: ApplicationJudge) -> GitLabFacts:

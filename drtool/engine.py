@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import PurePosixPath
 from typing import BinaryIO, assert_never
@@ -18,10 +18,14 @@ from drtool import __version__
 from drtool.catalog import BackupSet
 from drtool.clock import Clock
 from drtool.core.census import compare
+from drtool.core.fitness import judge_settings
+from drtool.core.needs import needs_of
+from drtool.core.obstacles import refuse
 from drtool.core.plan import (
     Clone,
     Compare,
     Expect,
+    Fit,
     Install,
     Isolate,
     Plan,
@@ -43,6 +47,7 @@ from drtool.gitlab.application import few
 from drtool.gitlab.archive import Member, repository_manifests
 from drtool.gitlab.judging import judge
 from drtool.hosts import Runner
+from drtool.inspection import inspect
 from drtool.installing import install_package, release_package
 from drtool.installs.omnibus import Omnibus
 from drtool.isolating import isolate_configuration, isolate_database, refuse_unless_isolated
@@ -130,9 +135,11 @@ def _perform(step: Step, plan: Plan, site: Site, journal: Journal) -> None:
         case Install():
             _install(step, site)
         case Release():
-            release_package(site.runner, step.package)
+            release_package(site.runner, step.package, site.emit, site.clock)
         case Isolate():
-            _isolate(step, site)
+            _isolate(step, plan, site)
+        case Fit():
+            _fit(step, site)
         case Prove():
             _prove(step, site)
         case Send():
@@ -201,26 +208,39 @@ def _let_fetch(step: Send, site: Site) -> None:
 
 
 def _install(step: Install, site: Site) -> None:
-    store = site.backup_set.catalog.store
-    outcome = install_package(
+    install_package(
         site.runner,
         step.package,
         step.source,
         site.emit,
         site.clock,
         install=site.install,
-        store=store,
+        store=site.backup_set.catalog.store,
         phase=step.name,
     )
-    if not outcome.held:
-        site.emit(Noticed("not-held", f"{step.package} is not held from upgrades", "Let nothing upgrade it meanwhile."))
 
 
-def _isolate(step: Isolate, site: Site) -> None:
+def _isolate(step: Isolate, plan: Plan, site: Site) -> None:
+    """A drill does not start what may send anything; who restores is told, because the data is in place already."""
     if step.part == "configuration":
         isolate_configuration(site.install, site.runner)
-    else:
-        refuse_unless_isolated(isolate_database(site.install, site.runner), site.runner.name)
+        return
+    found = isolate_database(site.install, site.runner)
+    if plan.purpose == "drill":
+        refuse_unless_isolated(found, site.runner.name)
+    for finding in found.findings:
+        site.emit(
+            Noticed("not-isolated", f"{site.runner.name}: {finding}", "Stop that by other means before it starts.")
+        )
+
+
+def _fit(step: Fit, site: Site) -> None:
+    needs = replace(
+        needs_of(site.backup_set.manifest, site.install.counted_components),
+        replace=step.replace,
+        brings_configuration=False,
+    )
+    refuse(tuple(judge_settings(inspect(site.install, site.runner, site.clock), needs)))
 
 
 def _read_proven(archive: str, site: Site) -> BinaryIO:

@@ -40,7 +40,7 @@ exit {_TAKEN}"""
 @contextmanager
 def only_restore_onto(runner: Runner, install: Omnibus, who: str) -> Iterator[None]:
     """Hold the target's lock. Raises Busy, naming who holds it; ``who`` is what others are told."""
-    lock = install.root / "run/drtool-restore.lock"
+    lock = install.restore_lock
     with ExitStack() as held:
         with _busy_if_taken(runner, lock):
             held.enter_context(runner.write_to(Command(("sh", "-c", _HOLD, str(lock), who))))

@@ -29,11 +29,12 @@ from drtool.events import Emit
 from drtool.holding import only_restore_onto
 from drtool.hosts import Runner
 from drtool.inspection import inspect
+from drtool.installing import look_at_packages, refuse_unfit
 from drtool.installs.omnibus import Omnibus
 from drtool.journal import Journal, journals, new_journal, only_run
 from drtool.restore_plan import Wanted, plan_restore
 from drtool.signing import Signer
-from drtool.unsealing import check_can_fetch
+from drtool.unsealing import check_can_fetch, room_needed
 
 _TAKEN_UP_WITHIN = timedelta(days=1)
 
@@ -42,16 +43,14 @@ _TAKEN_UP_WITHIN = timedelta(days=1)
 class Request:
     """What is wanted.
 
-    ``replace`` is the hostname whose projects may be replaced; None allows an empty target only. ``resume`` names a run
-    to take up, ``anew`` takes up none.
+    ``wanted.replace`` of None allows an empty target only. ``resume`` names a run to take up, ``anew`` takes up none.
     """
 
     instance: str
     install: Omnibus
-    replace: str | None = None
+    wanted: Wanted = field(default_factory=Wanted)
     resume: str | None = None
     anew: bool = False
-    wanted: Wanted = field(default_factory=Wanted)
 
 
 @dataclass(frozen=True)
@@ -110,12 +109,14 @@ def prepare(request: Request, place: Place) -> Prepared:
     refuse(obstacles)
     if request.wanted.via == "signed-url":
         _refuse_unreachable(place)
-    run_id = f"restore-{place.clock.now():%Y%m%dT%H%M%SZ}-{place.new_token()}"
     wanted = replace(
         request.wanted,
         package=None if target.installation else request.wanted.package,
         count=request.wanted.count and manifest.census is not None,
     )
+    if wanted.package:
+        refuse_unfit(wanted.package, look_at_packages(place.runner), place.runner)
+    run_id = f"restore-{place.clock.now():%Y%m%dT%H%M%SZ}-{place.new_token()}"
     plan = plan_restore(request.install, manifest, target, _new_marker(run_id, place, target), wanted)
     warnings = tuple(obstacle for obstacle in obstacles if obstacle.severity == "warn")
     return Prepared(plan, target, new_journal_of(place, run_id), resumed=False, warnings=warnings)
@@ -152,11 +153,14 @@ def look(install: Omnibus, runner: Runner) -> Host:
 
 
 def _needs(request: Request, manifest: Manifest) -> Needs:
+    needs, wanted = needs_of(manifest, request.install.counted_components), request.wanted
+    fetches = wanted.via == "signed-url"
     return replace(
-        needs_of(manifest, request.install.counted_components),
-        unseal_on_host=request.wanted.via == "signed-url",
-        replace=request.replace,
-        installs=request.wanted.package is not None,
+        needs,
+        staged_size=room_needed(manifest.archive("application")) if fetches else needs.staged_size,
+        unseal_on_host=fetches,
+        replace=wanted.replace,
+        installs=wanted.package is not None,
         as_root=request.install.root == PurePosixPath("/"),
     )
 

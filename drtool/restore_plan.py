@@ -15,6 +15,7 @@ from drtool.core.plan import (
     Clone,
     Compare,
     Expect,
+    Fit,
     Install,
     Isolate,
     Plan,
@@ -30,8 +31,10 @@ from drtool.core.plan import (
     Wait,
 )
 from drtool.gitlab.archive import INFORMATION, order_members
+from drtool.installs.isolation import hold_service
 from drtool.installs.omnibus import Omnibus
 from drtool.survey import LOOSE_MEMBERS
+from drtool.unsealing import fetched_into
 
 STAGING = ".drtool-restore-"
 """Begins the name of a run's own directory, beside GitLab's members so that links can be made."""
@@ -41,6 +44,7 @@ _START_PATIENCE = timedelta(minutes=15)
 
 
 _SAMPLES = 5
+_TALKERS = ("puma", "sidekiq")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +52,7 @@ class Wanted:
     """How to restore. ``package`` is installed first, from ``source``; None leaves what is there.
 
     ``via`` is the way of the application's bytes. ``isolate`` keeps GitLab from sending anything afterwards, ``count``
-    compares what the host then holds with the set's census.
+    compares what the host then holds with the set's census. ``replace`` is the hostname whose projects may be replaced.
     """
 
     package: Package | None = None
@@ -56,6 +60,7 @@ class Wanted:
     via: Via = "relay"
     isolate: bool = False
     count: bool = True
+    replace: str | None = None
 
 
 def safety_id(run_id: str) -> str:
@@ -96,6 +101,8 @@ def plan_restore(install: Omnibus, manifest: Manifest, target: Host, marker: Mar
         ),
         *_isolate(wanted, "configuration"),
         *_quiet(install),
+        Fit("fit", "Check that the configuration now in force is one for this set", wanted.replace),
+        *_hold(install, wanted),
         Restore(
             "restore",
             "GitLab restores",
@@ -111,8 +118,9 @@ def plan_restore(install: Omnibus, manifest: Manifest, target: Host, marker: Mar
         Run(
             "clean",
             "Remove the staged members",
-            (install.remove(install.backup_path, (staging.name, *LOOSE_MEMBERS)),),
+            (install.remove(install.backup_path, (staging.name, fetched_into(staging).name, *LOOSE_MEMBERS)),),
         ),
+        *_let_go(install, wanted),
         *_prove_it_works(install),
         *((Release("release", f"Let {package} be upgraded again", package),) if package else ()),
         Record("receipt", "Write the receipt"),
@@ -208,6 +216,21 @@ def _clear(install: Omnibus, target: Host) -> Command:
 def _isolate(wanted: Wanted, part: Literal["configuration", "database"]) -> tuple[Step, ...]:
     title = f"Keep GitLab from sending anything: its {part}"
     return (Isolate(f"isolate-{part}", title, part),) if wanted.isolate else ()
+
+
+def _hold(install: Omnibus, wanted: Wanted) -> tuple[Step, ...]:
+    """A host that starts anew in the middle must not start what nobody has isolated yet."""
+    commands = tuple(hold_service(install, service)[0] for service in _TALKERS)
+    return (
+        (Run("hold", "Keep what talks to the world from starting with the host", commands),) if wanted.isolate else ()
+    )
+
+
+def _let_go(install: Omnibus, wanted: Wanted) -> tuple[Step, ...]:
+    if not wanted.isolate:
+        return ()
+    commands = tuple(hold_service(install, service)[1] for service in _TALKERS)
+    return (Run("let-go", "Let it start again, isolated", commands),)
 
 
 def _compare(count: bool) -> tuple[Step, ...]:

@@ -358,7 +358,7 @@ class Bench:
         self._tick()
         runner = runner or LocalRunner()
         opened = self.open(set_id, store=store)
-        request = restore.Request(INSTANCE, host.install, replace, resume, wanted=Wanted(count=False))
+        request = restore.Request(INSTANCE, host.install, Wanted(count=False, replace=replace), resume)
         signer = Signer(self.signing_key, runner)
         place = restore.Place(runner, opened, signer, self.state, self.clock, self.events.append, self._token)
         return restore.carry_out(restore.prepare(request, place), request, place)

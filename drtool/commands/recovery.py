@@ -63,8 +63,10 @@ def _restore(call: Call, app: App, runner: Runner, set_id: str, resume: str | No
     files, unsigned = given["identities"], given["unsigned"]
     opened = app.open_set(set_id, identities=app.identities(files), unsigned=unsigned)
     ways = {name: given[name] for name in ("install", "via", "isolate")}
-    wanted = app.wanted(opened.manifest.gitlab.version, **ways, count=not given["no_count"])
-    request = Request(app.instance.name, app.install, given["yes_replace"], resume, given["anew"], wanted)
+    wanted = app.wanted(
+        opened.manifest.gitlab.version, **ways, count=not given["no_count"], replace=given["yes_replace"]
+    )
+    request = Request(app.instance.name, app.install, wanted, resume, given["anew"])
     key = app.host_key(opened, files, signature_checked=not unsigned) if given["via"] == "signed-url" else None
     place = app.restore_place(opened, runner, key)
     prepared = prepare(request, place)
@@ -114,6 +116,7 @@ def _agreed(call: Call, plan: Plan, text: str, question: str, given: dict[str, A
 @command
 def isolation(call: Call, host: str, lift: bool, instance: str | None) -> None:
     """Say what a restored GitLab may not send, and lift that."""
+    from drtool.errors import HostUnfit
     from drtool.isolating import lift as let_go
     from drtool.isolating import look_at_isolation
     from drtool.phases import say_and_collect
@@ -123,7 +126,10 @@ def isolation(call: Call, host: str, lift: bool, instance: str | None) -> None:
     with app.runner_on(host) as runner:
         if not lift:
             found = look_at_isolation(app.install, runner)
-            call.ui.result(found, isolation_text(found, runner.name))
+            partly = bool(found.findings) and (found.recorded or found.configured)
+            call.ui.result(found, isolation_text(found, runner.name), bad=partly)
+            if partly:
+                sys.exit(HostUnfit.exit_status)
             return
         lifted = let_go(app.install, runner)
         if lifted.reconfigure:

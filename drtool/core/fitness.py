@@ -18,6 +18,9 @@ from drtool.core.room import judge_room, size_text
 from drtool.core.versions import Edition, package_for, parse_version, same_version
 from drtool.errors import Busy, HostUnfit, TargetHoldsData, VersionMismatch
 
+EXTERNAL_DATABASE: Final = "external-database"
+"""What to name instead of a host when the database of another machine may be replaced."""
+
 
 def judge_target(host: Host, needs: Needs) -> tuple[Obstacle, ...]:
     """Name everything in the way, what refuses first; empty when nothing is."""
@@ -138,11 +141,11 @@ def _loose(host: Host, backups: BackupDirectory) -> Iterator[Obstacle]:
 
 
 def _data(host: Host, needs: Needs) -> Iterator[Obstacle]:
-    if needs.database_host and needs.replace != needs.database_host:
+    if needs.database_elsewhere and needs.replace != EXTERNAL_DATABASE:
         yield Obstacle(
             "database-elsewhere",
-            f"{host.name}: the set's configuration has its database on {needs.database_host}: that is what is replaced",
-            f"If that database may go: --yes-replace {needs.database_host}",
+            f"{host.name}: the set's configuration has its database on another machine, and that is what is replaced",
+            f"If that database may go: --yes-replace {EXTERNAL_DATABASE}",
             TargetHoldsData,
         )
     if host.empty or host.half_replaced or needs.replace == host.system.hostname:
@@ -175,7 +178,7 @@ def _database(host: Host, needs: Needs) -> Iterator[Obstacle]:
         )
 
 
-def _settings(host: Host, needs: Needs) -> Iterator[Obstacle]:
+def judge_settings(host: Host, needs: Needs) -> Iterator[Obstacle]:
     """What the target's configuration has otherwise than the set. Of no weight once the set's own is in force."""
     there = host.settings
     if there is None:
@@ -258,7 +261,7 @@ _PLACES: Final[tuple[Place, ...]] = ("backups", "data", "database", "repositorie
 
 # What is named first is what people get to read first.
 _JUDGES: Final[tuple[Callable[[Host, Needs], Iterator[Obstacle]], ...]] = (
-    judge_rights, _holding, _gitlab, _leftovers, _data, _database, _room, judge_machine, _settings,
+    judge_rights, _holding, _gitlab, _leftovers, _data, _database, _room, judge_machine, judge_settings,
 )  # fmt: skip
 
 

@@ -72,6 +72,21 @@ class GitLabFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class HostFacts:
+    """What a restore needs to know of the host that was backed up; None where it could not be seen.
+
+    ``postgresql`` is the server's major. ``database_elsewhere`` says that the configuration leads to a database on
+    another machine, ``object_storage`` names the components whose files are not in the set because they are elsewhere.
+    """
+
+    architecture: str | None
+    postgresql: int | None
+    storages: tuple[str, ...]
+    database_elsewhere: bool
+    object_storage: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Finding:
     """What is wrong with a set, or must not be forgotten. Names no project: manifests are in clear.
 
@@ -137,6 +152,7 @@ class Manifest:
     census: Archive | None
     contents: tuple[Tally, ...]
     secrets: SecretsFacts | None
+    host: HostFacts | None = None  # sets of older builds have none
 
     def archive(self, name: str) -> Archive:
         for archive in self.archives:

@@ -13,7 +13,7 @@ class Needs:
     """What a restore asks of its target. Sizes in bytes; None where the set does not know.
 
     ``brings_configuration`` says that the set's own gitlab.rb comes into force before the data: then what the target's
-    says is only news. ``database_host`` is where the set's configuration has its database, if that is another machine.
+    says is only news. ``database_elsewhere`` says that the set's configuration has its database on another machine.
     ``replace`` is the hostname whose projects may be replaced. ``run_id`` and ``holder`` are the run that looks: its
     own mark and lock are no obstacles. ``installs`` says that GitLab is installed where there is none; ``as_root`` is
     false for a sandbox, whose files are those of its user.
@@ -30,7 +30,7 @@ class Needs:
     architecture: str | None = None
     postgresql: int | None = None
     storages: tuple[str, ...] | None = None
-    database_host: str | None = None
+    database_elsewhere: bool = False
     brings_configuration: bool = True
     safety_copy: bool = True
     unseal_on_host: bool = False
@@ -47,7 +47,7 @@ def needs_of(manifest: Manifest, components: Collection[str]) -> Needs:
     ``components`` are the ids of those that are made of files.
     """
     tallies = [tally for tally in manifest.contents if tally.name in components]
-    application = manifest.archive("application")
+    application, host = manifest.archive("application"), manifest.host
     counted = any(tally.name == "registry" for tally in tallies)
     return Needs(
         set_id=manifest.set_id,
@@ -57,5 +57,9 @@ def needs_of(manifest: Manifest, components: Collection[str]) -> Needs:
         files_size=sum(tally.size for tally in tallies) if tallies else None,
         files=sum(tally.count for tally in tallies),
         repositories=manifest.gitlab.repositories,
+        architecture=host.architecture if host else None,
+        postgresql=host.postgresql if host else None,
+        storages=host.storages or None if host else None,
+        database_elsewhere=bool(host and host.database_elsewhere),
         registry=True if counted else False if "registry" in manifest.gitlab.disabled else None,
     )

@@ -81,6 +81,22 @@ class Isolate:
 
 
 @dataclass(frozen=True, slots=True)
+class Fit:
+    """Look at the host once more, with the set's configuration in force: its registry and storages are those it needs.
+
+    ``replace`` as the restore was asked.
+    """
+
+    name: str
+    title: str
+    replace: str | None
+    kind: Literal["fit"] = "fit"
+    lasting: bool = True
+    repeatable: bool = True
+    irreversible: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Prove:
     """Check that everything the set names is in the store, and that the given identities open it.
 
@@ -229,7 +245,7 @@ class Record:
     irreversible: bool = False
 
 
-Step = Install | Release | Isolate | Prove | Send | Run | Wait | Restore | PutBack | Compare | Clone | Record
+Step = Install | Release | Isolate | Fit | Prove | Send | Run | Wait | Restore | PutBack | Compare | Clone | Record
 
 
 @dataclass(frozen=True, slots=True)

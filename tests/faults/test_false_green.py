@@ -42,6 +42,7 @@ from drtool.errors import (
 )
 from drtool.events import Event, Waiting
 from drtool.journal import journals
+from drtool.restore_plan import Wanted
 from drtool.verify import verify
 from tests import sandboxes
 from tests.playground import Playground, lay_out, snapshot, start
@@ -82,7 +83,7 @@ class Operator:
         config = self.place.made.config.with_name("target.toml")
         config.write_text(text)
         app = dataclasses.replace(load(config, None, self.events.append), clock=self.clock)
-        request = restore.Request(app.instance.name, app.install, replace)
+        request = restore.Request(app.instance.name, app.install, Wanted(replace=replace))
         place = app.restore_place(app.open_set(set_id, identities=app.identities()), app.runner)
         return restore.carry_out(restore.prepare(request, place), request, place)
 

@@ -57,7 +57,7 @@ def place(bench: Bench, set_id: str, runner: FaultyRunner | LocalRunner | None =
 
 
 def request(target: ToyHost, *, anew: bool = False, resume: str | None = None) -> restore.Request:
-    return restore.Request(INSTANCE, target.install, HOSTNAME, resume, anew=anew, wanted=Wanted(count=False))
+    return restore.Request(INSTANCE, target.install, Wanted(count=False, replace=HOSTNAME), resume, anew)
 
 
 def mark(bench: Bench, target: ToyHost, **changes: object) -> Marker:

@@ -16,6 +16,7 @@ from drtool.core.model import (
     Finding,
     Fingerprint,
     GitLabFacts,
+    HostFacts,
     Manifest,
     SecretsFacts,
     Tally,
@@ -54,6 +55,7 @@ MANIFEST = Manifest(
     census=Archive("census", "age", ("age1a",), 0, (volume("census.age"),)),
     contents=(Tally("uploads", 7, 4711), Tally("table rows", 1980, 0)),
     secrets=SecretsFacts("fits", 68, 0, True, "00ff", (Fingerprint("db_key_base", ("ab" * 16,)),)),
+    host=HostFacts("x86_64", 17, ("default", "fast"), database_elsewhere=False, object_storage=("lfs",)),
 )
 TEXT = render_manifest(MANIFEST)
 
@@ -128,6 +130,9 @@ def test_a_missing_field_is_named(path: tuple[str | int, ...]) -> None:
     del parent_of(fields, path)[path[-1]]
     if path[0] == "findings" and path[-1] in ("count", "severity"):  # once, and no more than a warning, unless it says
         assert parse(fields).findings[0] in (Finding("skipped", "2 members were left out", count) for count in (1, 2))
+        return
+    if path == ("host",):  # sets of older builds have none
+        assert parse(fields).host is None
         return
     with pytest.raises(SetDamaged, match="the set: ") as caught:
         parse(fields)
