@@ -151,8 +151,9 @@ class ElasticIp:
         if holder not in (expected, to):
             raise elsewhere(self.name, holder, to, expected)
         if self._holders == "instance":
-            self._check_way_back(holder)
             self._check_instance(to)
+            if holder not in (None, to):
+                self._check_way_back(holder or "")
         interface = address.get("NetworkInterfaceId")
         if interface and holder != to:
             self._check_primary(interface, address.get("PrivateIpAddress", ""))
@@ -164,12 +165,13 @@ class ElasticIp:
         if not to.startswith(prefix):
             raise AddressError(f"{self.name} goes to {prefix}…, not to {to}", hint="Correct the id of the new holder.")
 
-    def _check_way_back(self, holder: str | None) -> None:
-        if holder and holder.startswith("eni-"):
+    def _check_way_back(self, holder: str) -> None:
+        if holder.startswith("eni-"):
             raise AddressError(
                 f"{self.name} is with the interface {holder}, which has no instance: there would be no way back to it",
                 hint='Set holders = "network_interface" for this address.',
             )
+        self._check_interfaces(self._instance(holder), holder)
 
     def _check_instance(self, to: str) -> None:
         instance = self._instance(to)
@@ -178,9 +180,12 @@ class ElasticIp:
             raise AddressTransient(f"instance {to} is {state}", code=state)
         if state not in _FIT:
             raise AddressError(f"instance {to} is {state}", code=state, hint="Name a running instance.")
+        self._check_interfaces(instance, to)
+
+    def _check_interfaces(self, instance: InstanceTypeDef, name: str) -> None:
         if len(instance.get("NetworkInterfaces", [])) > 1:
             raise AddressError(
-                f"instance {to} has several network interfaces, and AWS wants to know which",
+                f"instance {name} has several network interfaces, and AWS wants to know which",
                 hint='Set holders = "network_interface", and name the interface instead of the instance.',
             )
 

@@ -1,8 +1,8 @@
 """moto as EC2 and Route 53 behind a gate, stricter where moto lets pass what AWS refuses.
 
 Added to moto: unknown access keys are refused (signatures are not checked); a DELETE of a record must say what the
-record is now, a CREATE must not meet one (moto looks at what the record ever was); changes of records are on their way
-for ``takes``; every call can be throttled, denied, lost or answered by a 5xx.
+record is now, a CREATE must not meet one (moto looks at what the record ever was); changes of records and
+orders to stop are on their way for ``takes``; every call can be throttled, denied, lost or answered by a 5xx.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ class AwsServer:
         self._moto: Any = DomainDispatcherApplication(create_backend_app)
         self.gate, self.clock, self.takes = Gate(), JumpingClock(), timedelta()
         self.bodies: list[tuple[str, str]] = []
-        self._insync_at = 0.0
+        self._insync_at, self._stopped_at = 0.0, 0.0
+        self._stopping: list[Any] = []
         self._server: Any = make_server("127.0.0.1", 0, self._answer, threaded=True, request_handler=_Quiet)
 
     @property
@@ -59,6 +60,7 @@ class AwsServer:
         for service in ("ec2", "route53"):
             get_backend(service).reset()
         self.gate, self.clock, self.takes, self._insync_at = gate, clock, takes, 0.0
+        self._stopping = []
         self.bodies.clear()
 
     @property
@@ -100,15 +102,32 @@ class AwsServer:
         return answer
 
     def _serve(self, environ: Environ, start: StartResponse, what: str) -> Iterable[bytes]:
+        self._settle()
         told: list[Any] = []
         answer = b"".join(self._moto(environ, lambda *said: told.extend(said)))
         if what == "ChangeResourceRecordSets":
             self._insync_at = self.clock.monotonic() + self.takes.total_seconds()
+        if what == "StopInstances":
+            self._let_stop()
         if self.clock.monotonic() < self._insync_at:
             answer = answer.replace(b"<Status>INSYNC</Status>", b"<Status>PENDING</Status>")
         headers = [(name, value) for name, value in told[1] if name.lower() != "content-length"]
         start(told[0], [*headers, ("Content-Length", str(len(answer)))])
         return [answer]
+
+    def _let_stop(self) -> None:
+        """Let what moto stops at once take its time."""
+        self._stopped_at = self.clock.monotonic() + self.takes.total_seconds()
+        self._stopping = [one for one in self.ec2.all_instances() if one._state.name == "stopped"]
+        for instance in self._stopping:
+            instance._state.name = "stopping"
+        self._settle()
+
+    def _settle(self) -> None:
+        if self.clock.monotonic() >= self._stopped_at:
+            for instance in self._stopping:
+                instance._state.name = "stopped"
+            self._stopping = []
 
     def _check_batch(self, zone: str, body: bytes) -> None:
         self.route53.zones[zone].rr_changes = _Forgetful()

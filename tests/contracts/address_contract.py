@@ -111,6 +111,17 @@ class Gate:
 
         self._plan = plan
 
+    def meddle_at(self, nth: int, by: Callable[[], None]) -> None:
+        """Let somebody else act just before request ``nth`` is looked at."""
+
+        def plan(_: Asked) -> Fate:
+            if len(self.asked) == nth:
+                self.fired += 1
+                by()
+            return "serve"
+
+        self._plan = plan
+
 
 class Site(ABC):
     """One address at one provider, hosts ``a``, ``b`` and ``c`` that may hold it, and the means to see and do it all.
@@ -376,6 +387,24 @@ def somebody_who_moves_it_first_is_noticed(site: Site) -> None:
         assert site.at() == site.b
         assert not site.compares
     assert site.gate.fired
+
+
+@check
+def somebody_who_moves_it_at_any_moment_is_noticed(site: Site) -> None:
+    for nth in range(1, ENOUGH):
+        site.place(site.a)
+        site.gate.reset()
+        site.gate.meddle_at(nth, lambda: site.place(site.c))
+        try:
+            site.address().move(site.b, expected=site.a)
+        except AddressError:
+            assert site.at() == site.c
+        else:
+            assert site.at() == site.b
+            assert not (site.gate.fired and site.compares)
+        if not site.gate.fired:
+            return
+    pytest.fail(f"more than {ENOUGH} requests for one move")
 
 
 @check

@@ -137,19 +137,19 @@ def test_elastic_ip_waits_for_an_instance_that_starts(site: ElasticIpSite) -> No
     assert caught.value.code == "pending"
 
 
-def test_elastic_ip_wants_to_know_the_interface_of_an_instance_with_several(site: ElasticIpSite) -> None:
-    attach_interface(site)
+@pytest.mark.parametrize("which", ["old", "new"])
+def test_elastic_ip_wants_to_know_the_interface_of_an_instance_with_several(site: ElasticIpSite, which: str) -> None:
+    attach_interface(site, site.a if which == "old" else site.b)
     with unchanged(site), pytest.raises(AddressError, match="several network interfaces") as caught:
         site.address().check(site.b, expected=site.a)
     assert "network_interface" in caught.value.hint
 
 
-def attach_interface(site: ElasticIpSite) -> Any:
+def attach_interface(site: ElasticIpSite, instance: str) -> None:
     ec2 = site.server.ec2
     subnet = next(iter(ec2.subnets.values()))
     interface = ec2.create_network_interface(next(iter(subnet.values())), "")
-    ec2.attach_network_interface(interface.id, site.b, 1)
-    return interface
+    ec2.attach_network_interface(interface.id, instance, 1)
 
 
 def test_elastic_ip_with_an_interface_alone_has_no_way_back_to_an_instance(site: ElasticIpSite) -> None:
@@ -190,6 +190,13 @@ def test_stopping_an_instance_ends_when_it_is_stopped_and_is_done_once(site: Ela
     assert site.at() == site.a
 
 
+def test_stopping_an_instance_waits_until_it_is_seen_stopped(site: ElasticIpSite) -> None:
+    site.server.takes = timedelta(seconds=70)
+    site.address().stop_instance(site.a)
+    assert site.clock.monotonic() >= 70
+    assert site.gate.changed() == ["StopInstances"]
+
+
 @pytest.mark.parametrize("fate", ["throttle", "drop", "drop after", "error", "error after"])
 def test_stopping_an_instance_outlasts_weather(site: ElasticIpSite, fate: Any) -> None:
     site.gate.spoil(fate, changes=True)
@@ -207,10 +214,10 @@ def test_stopping_an_instance_without_the_right_to_is_found_by_its_check(site: E
 
 
 def test_stopping_an_instance_that_does_not_stop_is_told(site: ElasticIpSite) -> None:
-    site.server.ec2.get_instance(site.a)._state.name = "stopping"
+    site.server.takes = PATIENCE * 2
     with pytest.raises(AddressTransient, match="stopping"):
         site.address().stop_instance(site.a)
-    assert site.gate.changed() == []
+    assert site.gate.changed() == ["StopInstances"]
 
 
 def test_route53_keeps_the_ttl_and_says_how_long_the_old_value_lives(dns: Route53Site) -> None:
