@@ -89,16 +89,13 @@ class ElasticIp:
         Does nothing to one that is stopped or gone already. Its disks stay; it may be started again, unless AWS has
         no room of its type just then.
         """
-        ordered = False
 
         def attempt() -> None:
-            nonlocal ordered
             state = self._instance(instance).get("State", {}).get("Name", "unknown")
             if state in ("stopped", "terminated"):
                 return
-            if not ordered and state not in ("stopping", "shutting-down"):
+            if state not in ("stopping", "shutting-down"):
                 self._ask(lambda: self._client.stop_instances(InstanceIds=[instance]), needs="ec2:StopInstances")
-                ordered = True
             raise AddressTransient(f"instance {instance} was told to stop and is {state}", code=state)
 
         self._patience.insist(attempt)
