@@ -26,6 +26,8 @@ from drtool.events import Emit
 from drtool.hosts import Runner
 from drtool.hosts.local import LocalRunner
 from drtool.installs.omnibus import Omnibus
+from drtool.policies import Policy, read_policy
+from drtool.promised import Means, refuse_unmet
 from drtool.receipts import RecordOffice
 from drtool.restore_plan import Wanted
 from drtool.signing import Signer, Verifier, public_key
@@ -96,6 +98,17 @@ class App:
         return self.config.store[store]
 
     @cached_property
+    def policy(self) -> Policy | None:
+        """What is promised; None where the instance names no policy. Raises ConfigError."""
+        return read_policy(self.instance.policy) if self.instance.policy else None
+
+    def means(self) -> Means:
+        """What the configuration has to keep its policy with. Raises ConfigError, StoreError."""
+        table = self.instance
+        mode = getattr(self._store_table(table.store), "object_lock", None)
+        return Means(table.seal == "age", 1 + len(table.copies), self.catalog.store.capabilities.lock, mode)
+
+    @cached_property
     def signer(self) -> Signer | None:
         return Signer(self.instance.signing_key, self.runner) if self.instance.signing_key else None
 
@@ -157,6 +170,8 @@ class App:
         )
 
     def backup_place(self) -> backup.Place:
+        if self.policy:
+            refuse_unmet(self.policy, self.means())
         if self.signer is None:
             raise ConfigError(
                 f"{self.path}: instance {self.instance.name}: signing_key is missing", hint="`drtool init` makes one."
@@ -195,6 +210,13 @@ def load(path: Path | None, instance: str | None, emit: Emit) -> App:
     found = find_config(path)
     config = read_config(found)
     return App(found, config, config.choose(instance), emit)
+
+
+def load_all(path: Path | None, instance: str | None, emit: Emit) -> list[App]:
+    """The same for the instance named, or for every one there is. Raises ConfigError."""
+    found = find_config(path)
+    config = read_config(found)
+    return [App(found, config, table, emit) for table in ([config.choose(instance)] if instance else config.instance)]
 
 
 def open_store(table: AnyStoreTable, *, small: bool = False) -> Store:

@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from drtool.config_stores import SECRETS_OF_STORES, AnyStoreTable, LocalStoreTable, SecretReference, StoreTable, Table
 from drtool.core.packages import FromHere, FromHost, FromRepository, FromStore, PackageSource
 from drtool.errors import ConfigError
+from drtool.policies import parse_duration, shipped_policy
 from drtool.signing import refuse_exposed
 
 SEARCHED = (Path("drtool.toml"), Path("/etc/drtool/drtool.toml"))
@@ -44,10 +45,11 @@ def parse_percent(text: str) -> float:
 
 def parse_age(text: str) -> timedelta:
     """Read ``90m``, ``26h`` or ``2d``. Raises ConfigError."""
-    match = re.fullmatch(r"\s*(\d{1,6})\s*([mhd])\s*", text)
-    if not match:
-        raise ConfigError(f"{text!r} is no length of time", hint="Write minutes, hours or days like 90m, 26h or 2d.")
-    return timedelta(minutes=int(match[1]) * {"m": 1, "h": 60, "d": 24 * 60}[match[2]])
+    try:
+        return parse_duration(text)
+    except ValueError as problem:
+        hint = "Write minutes, hours or days like 90m, 26h or 2d."
+        raise ConfigError(f"{text!r} is no length of time", hint=hint) from problem
 
 
 Size = Annotated[int, BeforeValidator(parse_size)]
@@ -110,6 +112,7 @@ class InstanceTable(Table):
     accept_unfit_secrets: bool = False
     copies: tuple[CopyTable, ...] = Field(default=(), strict=False)
     package: PackageTable = PackageTable()
+    policy: Annotated[Path | None, Field(strict=False)] = None
 
     @model_validator(mode="after")
     def _clear_means_clear(self) -> InstanceTable:
@@ -271,6 +274,10 @@ def _anchor(config: Config, base: Path) -> Config:
     def absolute(path: Path | None) -> Path | None:
         return base / path.expanduser() if path is not None else None
 
+    def policy(path: Path | None) -> Path | None:
+        is_name = path is not None and path.name == str(path) and not path.suffix
+        return shipped_policy(path.name) if path and is_name else absolute(path)
+
     def reference(text: str) -> str:
         return f"file:{base / Path(text[5:]).expanduser()}" if text.startswith("file:") else text
 
@@ -288,6 +295,7 @@ def _anchor(config: Config, base: Path) -> Config:
                 "backup_path": absolute(table.backup_path),
                 "signing_key": absolute(table.signing_key),
                 "identities": tuple(reference(text) for text in table.identities),
+                "policy": policy(table.policy),
                 "package": table.package.model_copy(update={"file": absolute(table.package.file)}),
             }
         )

@@ -22,7 +22,7 @@ state_dir = {state}        # journals of unfinished runs; losing it loses no bac
 name = {instance}
 install = "omnibus"                   # GitLab's Linux package
 store = "main"
-{prefix}
+{policy}{prefix}
 # Public keys that backups are sealed to. The private key is NOT needed on this host: keep it elsewhere.
 # Several may be given: age1… or ssh-ed25519 …; any one of them opens the backup.
 seal_to = [{recipient}]
@@ -43,6 +43,7 @@ trusted_signers = [{public_key}]
 {store}
 """
 
+_NO_POLICY = '# policy = "business"                 # what is promised: what stays, how old the newest set may be, …\n'
 _LOCAL = 'kind = "local"\npath = {path}'
 _EXAMPLE = """\
 kind = "local"
@@ -91,9 +92,11 @@ def initialise(
     store: Path | None = None,
     state: Path | None = None,
     prefix: Path | None = None,
+    policy: Path | None = None,
 ) -> Made:
     """Make an age identity, a signing key and ``drtool.toml`` in ``directory``. The configuration comes last.
 
+    A ``policy`` is copied there, to be changed; one of its name that is there already is kept.
     Keys that are there already are kept, so an interrupted init is simply run again. Raises ConfigError when there is
     a configuration already.
     """
@@ -106,9 +109,12 @@ def initialise(
         identity, recipient = _identity(directory / "identity.txt", instance)
         signing_key = directory / "signing_key"
         public = make_key(signing_key, runner, comment=f"drtool@{host}")
+        if policy and not (directory / policy.name).exists():
+            _write_private(directory / policy.name, policy.read_text(encoding="utf-8"))
         text = TEMPLATE.format(
             state=_quoted(state.absolute() if state else "/var/lib/drtool"),
             instance=_quoted(instance),
+            policy=f"policy = {_quoted(policy.name)}\n" if policy else _NO_POLICY,
             prefix=f"prefix = {_quoted(prefix.absolute())}\n" if prefix else "",
             recipient=_quoted(recipient),
             signing_key=_quoted(signing_key),

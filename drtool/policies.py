@@ -200,6 +200,23 @@ def read_policy(path: Path) -> Policy:
         raise ConfigError("\n".join(_complaints(path, found)), hint=_COMPARE) from None
 
 
+def shipped_policy(name: str) -> Path:
+    """The file of a ready policy, like ``business``. Raises ConfigError, naming those there are."""
+    ready = {path.stem: path for path in sorted(_shipped().glob("*.toml"))}
+    if name not in ready:
+        raise ConfigError(
+            f"there is no ready policy {name!r}", hint=f"There are: {', '.join(ready)}; a file of yours ends in .toml."
+        )
+    return ready[name]
+
+
+def _shipped() -> Path:
+    """Where the ready policies are: in the package that was installed, beside it in a checkout."""
+    package = Path(__file__).parent
+    installed = package / "shipped_policies"
+    return installed if installed.is_dir() else package.parent / "policies"
+
+
 def schema_text() -> str:
     """The JSON Schema of a policy file, as it lies in policies/policy.schema.json."""
     schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **Policy.model_json_schema()}

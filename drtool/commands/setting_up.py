@@ -14,8 +14,9 @@ from drtool.invocation import INSTANCE, Call, command
 @click.argument("directory", type=click.Path(path_type=Path), default=Path("/etc/drtool"))
 @click.option("--instance", default="gitlab", show_default=True, help="What to call this GitLab.")
 @click.option("--store", type=click.Path(path_type=Path), help="A directory for the backups; edit the file for S3.")
+@click.option("--policy", metavar="NAME", help="Copy this ready policy there too: small-team, business, …")
 @command
-def init(call: Call, directory: Path, instance: str, store: Path | None) -> None:
+def init(call: Call, directory: Path, instance: str, store: Path | None, policy: str | None) -> None:
     """Write drtool.toml and make the keys.
 
     Both go to DIRECTORY, by default /etc/drtool. Keys that are there already are kept.
@@ -25,9 +26,12 @@ def init(call: Call, directory: Path, instance: str, store: Path | None) -> None
     from drtool.config import check_name
     from drtool.hosts.local import LocalRunner
     from drtool.initialise import initialise
+    from drtool.policies import shipped_policy
     from drtool.report import made_text
 
-    made = initialise(directory, LocalRunner(), instance=check_name(instance), host=platform.node(), store=store)
+    ready = shipped_policy(policy) if policy else None
+    name = check_name(instance)
+    made = initialise(directory, LocalRunner(), instance=name, host=platform.node(), store=store, policy=ready)
     call.ui.result(made, made_text(made))
 
 
