@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from drtool.core.census import Census, Files
@@ -28,7 +29,7 @@ from drtool.gitlab.census import CensusRows, make_census
 from drtool.gitlab.chains import Repositories, RepositoriesCheck
 from drtool.gitlab.components import TarCount
 from drtool.gitlab.dump import DumpCheck, RowWatcher
-from drtool.gitlab.repositories import Kept
+from drtool.gitlab.repositories import Kept, Then
 from drtool.gitlab.tables import judge_tables
 
 _SHOWN = 3
@@ -119,7 +120,7 @@ class ApplicationJudge:
 
     def _choose(self, member: Member) -> Sink | None:
         if member.name == INFORMATION:
-            return self._information
+            return Then(self._information, self._note_increment)
         if member.name.startswith("db/") and member.name.endswith(".sql.gz"):
             of_census = (self._rows,) if member.name == _MAIN_DATABASE else ()
             dump = self._dumps[member.name] = DumpCheck(member.name, (*of_census, *self.watchers))
@@ -128,6 +129,11 @@ class ApplicationJudge:
             count = self._counts[member.name] = TarCount(member.name)
             return GzipCheck(member.name, count)
         return self._repositories.watch(member)
+
+    def _note_increment(self) -> None:
+        """Let refs be kept for an increment alone; this member is the first one since there are increments."""
+        with suppress(SetDamaged):
+            self._repositories.joins = self.information.incremental
 
     def _judge_information(self) -> tuple[BackupInformation | None, list[str]]:
         try:

@@ -47,7 +47,7 @@ class Repositories:
 
 @dataclass(slots=True)
 class _Step:
-    """What is known of one step's files; ``lines`` are kept only until both have passed."""
+    """What is known of one step's files; ``lines`` are kept until both have passed, or for the joining of a chain."""
 
     bundle: bool = False
     is_empty: bool = False
@@ -62,10 +62,12 @@ class _Step:
 class RepositoriesCheck:
     """Watches everything below ``repositories/``; ``finish`` puts it together.
 
-    Holds a few hundred bytes per repository, and the refs of one whose bundle and list have not both passed.
+    Holds a few hundred bytes per repository, and the refs of one whose bundle and list have not both passed; with
+    ``joins``, which only an archive with increments needs, the refs of every step.
     """
 
     def __init__(self) -> None:
+        self.joins = True
         self._steps: dict[str, _Step] = {}
         self._manifests: dict[Key, dict[str, Kept]] = {}
         self._pointers: dict[str, Kept] = {}
@@ -147,8 +149,7 @@ class RepositoriesCheck:
             step.lines["refs"] = check.refs
             self._pair(stem, step)
 
-    @staticmethod
-    def _pair(stem: str, step: _Step) -> None:
+    def _pair(self, stem: str, step: _Step) -> None:
         if len(step.lines) < 2:
             return
         later = _STEP.fullmatch(stem) and not stem.endswith(f"/{_FIRST_STEP}")
@@ -160,7 +161,8 @@ class RepositoriesCheck:
                 step.moved = True
             case "same":
                 pass
-        step.lines = {}
+        if not (self.joins and _STEP.fullmatch(stem)):
+            step.lines = {}
 
     def _step(self, stem: str) -> _Step:
         return self._steps.get(stem, _NOTHING)
@@ -232,7 +234,25 @@ class RepositoriesCheck:
             return []
         if not chain.stems:
             return ["its manifest has no step"]
-        return [wrong for number, stem in enumerate(chain.stems, 1) if (wrong := self._judge_step(chain, number, stem))]
+        wrong = [what for number, stem in enumerate(chain.stems, 1) if (what := self._judge_step(chain, number, stem))]
+        return wrong or ([what] if len(chain.stems) > 1 and (what := self._judge_joined(chain)) else [])
+
+    def _judge_joined(self, chain: Chain) -> str:
+        """Fetch in thought one bundle after the other into an empty repository, as Gitaly 16.11 does.
+
+        Nothing takes away a ref, and an increment's bundle does not hold one that was set back to an older commit.
+        """
+        joined: dict[bytes, bytes] = {}
+        for stem in chain.stems:
+            step = self._step(stem)
+            if step.bundle and "heads" not in step.lines:
+                return "it has increments, in a backup that says it is none"
+            joined |= _by_name(step.lines.get("heads", b""))
+        last = self._step(chain.stems[-1])
+        # A push between the listing and the bundling is in the bundle.
+        wanted = _by_name(last.lines.get("refs", b"")) | _by_name(last.lines.get("heads", b""))
+        wrong = sum(wanted.get(name) != joined.get(name) for name in wanted.keys() | joined.keys())
+        return f"a restore onto an empty host brings back {wrong} refs that are gone or older" if wrong else ""
 
     def _judge_step(self, chain: Chain, number: int, stem: str) -> str:
         step = self._step(stem)
@@ -260,6 +280,11 @@ class RepositoriesCheck:
         step = self._step(chain.stems[-1]) if chain.stems else _NOTHING
         refs = step.refs or (RefSet.of(step.lines["heads"]) if "heads" in step.lines else NO_REFS)
         return Repository(refs.count, refs.digest, chain.head)
+
+
+def _by_name(lines: bytes) -> dict[bytes, bytes]:
+    refs = (line.partition(b" ")[::2] for line in lines.split(b"\n") if line)
+    return {name: object_id for object_id, name in refs if name != b"HEAD"}
 
 
 _NOTHING: Final = _Step()

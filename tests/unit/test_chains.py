@@ -30,8 +30,11 @@ def _bundle(refs: bytes = REFS) -> bytes:
     return b"# v2 git bundle\n" + refs + b"\n" + pack + hashlib.sha1(pack).digest()
 
 
-def _check(members: Mapping[str, bytes], *, backup_id: str = "B", with_manifests: bool = False) -> Repositories:
+def _check(
+    members: Mapping[str, bytes], *, backup_id: str = "B", with_manifests: bool = False, joins: bool = True
+) -> Repositories:
     check = RepositoriesCheck()
+    check.joins = joins
     for name, content in members.items():
         sink = check.watch(Member(f"repositories/{name}", 0, len(content), "file"))
         if sink is not None:
@@ -80,8 +83,9 @@ def test_a_repository_is_found_in_every_layout_whatever_comes_first(
 
 
 @pytest.mark.parametrize("members", [_manifests(), _pointers(), _legacy()])
-def test_refs_are_not_kept_once_their_bundle_passed(members: dict[str, bytes]) -> None:
+def test_refs_are_not_kept_once_their_bundle_passed_where_there_are_no_increments(members: dict[str, bytes]) -> None:
     check = RepositoriesCheck()
+    check.joins = False
     for name, content in members.items():
         if sink := check.watch(Member(f"repositories/{name}", 0, len(content), "file")):
             sink.write(memoryview(content))
@@ -171,6 +175,43 @@ def test_a_bundle_without_its_manifest_is_lost_where_manifests_rule() -> None:
     assert _check(members, with_manifests=True).problems == (
         f"repository default/{HASHED}.git has no manifest of this backup, so a restore would lose it",
     )
+
+
+@pytest.mark.parametrize(
+    ("listed", "bundled"),
+    [
+        (REFS.splitlines(True)[0] + b"3" * 40 + b" refs/heads/3\n", b"3" * 40 + b" refs/heads/3\n"),  # 2 was deleted
+        (
+            REFS.replace(b"2" * 40, b"0" * 40) + b"3" * 40 + b" refs/heads/3\n",
+            b"3" * 40 + b" refs/heads/3\n",
+        ),  # set back
+    ],
+)
+def test_a_ref_that_a_chain_would_bring_back_is_a_problem(listed: bytes, bundled: bytes) -> None:
+    second = MANIFEST[MANIFEST.index("[[steps]]") :].replace("/001.", "/002.")
+    members = {
+        **_manifests(MANIFEST + second),
+        f"default/{HASHED}.git/B/002.bundle": _bundle(bundled).replace(b"bundle\n", b"bundle\n-" + b"1" * 40 + b" x\n"),
+        f"default/{HASHED}.git/B/002.refs": listed,
+    }
+    for order in (members, dict(reversed(members.items()))):
+        (problem,) = _check(order, with_manifests=True).problems
+        assert problem == (
+            f"repository default/{HASHED}.git: a restore onto an empty host brings back 1 refs that are gone or older"
+        )
+
+
+def test_increments_in_a_backup_that_says_it_is_none_are_a_problem() -> None:
+    second = MANIFEST[MANIFEST.index("[[steps]]") :].replace("/001.", "/002.")
+    new = b"3" * 40 + b" refs/heads/3\n"
+    members = {
+        **_manifests(MANIFEST + second),
+        f"default/{HASHED}.git/B/002.bundle": _bundle(new).replace(b"bundle\n", b"bundle\n-" + b"1" * 40 + b" x\n"),
+        f"default/{HASHED}.git/B/002.refs": REFS + new,
+    }
+    said = _check(members, with_manifests=True, joins=False).problems
+    assert said == (f"repository default/{HASHED}.git: it has increments, in a backup that says it is none",)
+    assert _check(members, with_manifests=True).problems == ()
 
 
 def test_an_increment_in_the_layout_with_pointers_counts_its_last_step() -> None:
