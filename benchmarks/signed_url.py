@@ -21,10 +21,10 @@ from pathlib import Path, PurePosixPath
 
 from benchmarks.ssh import measure
 from drtool.core.command import Command
-from drtool.engine import copy_scanned
 from drtool.events import ignore
 from drtool.hosts.ssh import SshRunner, open_ssh
 from drtool.installs.omnibus import Omnibus
+from drtool.phases import copy_scanned
 from drtool.streams import generate_identity, parse_identities
 from drtool.unsealing import stage_by_signed_url
 from tests import sets
