@@ -1,10 +1,4 @@
-"""Backup sets on a store. The layout of keys is known here and nowhere else.
-
-<instance>/sets/<set_id>/application-0000.tar.age …  config-0000.tar.age  index.age  census.age
-<instance>/sets/<set_id>/manifest.json.sig, then manifest.json: the commit; rejected.json(.sig) in its place: a red set
-<instance>/sets/<set_id>/pin: it stays for ever; deleting, the tombstone: it is being removed, and no set any more
-<instance>/receipts/<run_id>.json and .sig
-"""
+"""Backup sets on a store: found, read, written, committed. Where what lies is told in ``records``."""
 
 from __future__ import annotations
 
@@ -12,7 +6,7 @@ import io
 import json
 import zlib
 from collections import deque
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -39,35 +33,25 @@ from drtool.errors import (
     StoreAccessDenied,
     StoreError,
 )
+from drtool.records import MANIFEST as MANIFEST
+from drtool.records import PIN as PIN
+from drtool.records import REJECTED as REJECTED
+from drtool.records import SIGNATURE as SIGNATURE
+from drtool.records import TOMBSTONE as TOMBSTONE
+from drtool.records import Fence, Records
+from drtool.records import volume_name as volume_name
 from drtool.signing import Signer, Verifier
-from drtool.stores import LeavesUploads, ObjectInfo, Store
+from drtool.stores import LeavesUploads, ObjectInfo
 from drtool.stores.download import Download
 from drtool.streams import CHUNK, Counted, Pulled, SealBroken, Tap, sealed, unsealed
 
-MANIFEST = "manifest.json"
-SIGNATURE = "manifest.json.sig"
-REJECTED = "rejected.json"
-PIN = "pin"
-TOMBSTONE = "deleting"
-_SIGNATURE = ".sig"
-_SMALL = 64 << 20  # a manifest names volumes, not members: 64 MiB of it would be half a million volumes
 
-
-def volume_name(archive: str, number: int, seal: SealKind) -> str:
-    """Name a volume; names of one archive sort in the order of its bytes."""
-    counted = f"{number:04d}" if number < 10_000 else f"x{number:06d}"  # x sorts after every digit
-    return f"{archive}-{counted}.tar" + (".age" if seal == "age" else "")
-
-
-class Catalog:
+class Catalog(Records):
     """The sets of one instance on one store."""
 
-    def __init__(self, store: Store, instance: str) -> None:
-        self.store = store
-        self.instance = instance
-
-    def key(self, set_id: str, name: str) -> str:
-        return f"{self.instance}/sets/{set_id}/{name}"
+    def fenced(self, fence: Fence) -> Catalog:
+        """The same, as a run writes to it that holds a lease."""
+        return Catalog(self.store, self.instance, fence=fence, lock=self.lock)
 
     def set_ids(self) -> list[str]:
         """Every committed set, oldest first."""
@@ -88,13 +72,6 @@ class Catalog:
                 found[name].add(set_id)
         gone = found[TOMBSTONE]
         return sorted(found[MANIFEST] - gone), sorted(found[REJECTED] - gone), sorted(gone)
-
-    def objects(self) -> Iterator[tuple[str, str, ObjectInfo]]:
-        """Whatever lies in the folders of sets: the folder's name, the name below it, what the store says."""
-        prefix = f"{self.instance}/sets/"
-        for info in self.store.list(prefix):
-            set_id, _, name = info.key.removeprefix(prefix).partition("/")
-            yield set_id, name, info
 
     def resolve(self, text: str) -> str:
         """Turn ``latest``, a set id or an unambiguous beginning of one into a set id. Raises SetMissing.
@@ -147,25 +124,6 @@ class Catalog:
             raise SetDamaged(f"{key}: is the manifest of {manifest.instance}/{manifest.set_id}, put in another's place")
         return manifest
 
-    def is_committed(self, set_id: str) -> bool:
-        """Tell whether the set's manifest is there, whatever it says."""
-        return self._is_there(self.key(set_id, MANIFEST))
-
-    def is_being_removed(self, set_id: str) -> bool:
-        """Tell whether the set has a tombstone."""
-        return self._is_there(self.key(set_id, TOMBSTONE))
-
-    def is_rejected(self, set_id: str) -> bool:
-        """Tell whether the set was judged red, and a record of that is there."""
-        return self._is_there(self.key(set_id, REJECTED))
-
-    def _is_there(self, key: str) -> bool:
-        try:
-            self.store.stat(key)
-        except ObjectMissing:
-            return False
-        return True
-
     def check_reachable(self) -> None:
         """Raise StoreError unless the store answers, and lets us look."""
         with suppress(ObjectMissing):
@@ -185,35 +143,11 @@ class Catalog:
         except StoreError:
             return ()
 
-    def read_commit(self, set_id: str) -> dict[str, bytes]:
-        """The manifest and, if there is one, its signature, exactly as they were written."""
-        return self._read_files(set_id, MANIFEST)
-
-    def _read_files(self, set_id: str, name: str) -> dict[str, bytes]:
-        texts = {name: self.read_bytes(self.key(set_id, name))}
-        with suppress(ObjectMissing):
-            texts[name + _SIGNATURE] = self.read_bytes(self.key(set_id, name + _SIGNATURE))
-        return texts
-
     def commit(self, manifest: Manifest, signer: Signer) -> None:
         """Make the set exist, or, if its verdict is red, keep it under a name that no set has. Raises StoreError."""
         text = render_manifest(manifest)
         name = REJECTED if manifest.verdict == "red" else MANIFEST
-        self.put_commit(manifest.set_id, {name + _SIGNATURE: signer.sign(text), name: text})
-
-    def put_commit(self, set_id: str, commit: Mapping[str, bytes]) -> None:
-        """Write what ``read_commit`` gives: signature first, manifest last.
-
-        Raises StoreError if they read back differently.
-        """
-        *_, last = names = sorted(commit, key=lambda name: not name.endswith(_SIGNATURE))
-        for name in names:
-            self.put_bytes(self.key(set_id, name), commit[name])
-        if self._read_files(set_id, last) != commit:
-            raise StoreError(
-                f"{self.key(set_id, last)}: reads back differently from what was written",
-                hint="The set is not to be trusted. Check the store, then run this again.",
-            )
+        self.put_commit(manifest.set_id, {f"{name}.sig": signer.sign(text), name: text})
 
     def put_volume(
         self,
@@ -229,10 +163,11 @@ class Catalog:
         ``saw`` is told the plain bytes as they pass. Whatever the stream raises goes through, and nothing is stored.
         """
         tapped = Tap(plain, saw)
+        self.fence.check()
         closing = sealed(cast(BinaryIO, tapped), recipients) if recipients else tapped
         try:
             stored = Tap(cast(BinaryIO, closing)) if recipients else tapped  # in clear they are the same bytes
-            put = self.store.put(self.key(set_id, name), cast(BinaryIO, stored))
+            put = self.store.put(self.key(set_id, name), cast(BinaryIO, stored), lock_until=self.lock_until(set_id))
         finally:
             closing.close()
         if put.size != stored.size:
@@ -252,41 +187,11 @@ class Catalog:
         source = io.BytesIO(zlib.compress(text, level=6))
         return self.put_volume(set_id, f"{name}.age" if recipients else name, source, recipients)
 
-    def put_receipt(self, run_id: str, text: bytes, signer: Signer | None) -> str:
-        """Store a receipt, with its signature beside it if there is a key; return its key."""
-        key = f"{self.instance}/receipts/{run_id}.json"
-        if signer:
-            self.put_bytes(f"{key}.sig", signer.sign(text))
-        self.put_bytes(key, text)
-        return key
-
-    def receipts(self, prefix: str) -> list[str]:
-        """The keys of the receipts whose run's name begins so, in the order of their names."""
-        found = self.store.list(f"{self.instance}/receipts/{prefix}")
-        return [info.key for info in found if info.key.endswith(".json")]
-
-    def read_receipt(self, key: str) -> tuple[bytes, bytes]:
-        """A receipt and its signature. Raises ObjectMissing if it has none."""
-        return self.read_bytes(key), self.read_bytes(key + _SIGNATURE)
-
     def stat_volume(self, set_id: str, name: str) -> ObjectInfo:
         return self.store.stat(self.key(set_id, name))
 
-    def put_bytes(self, key: str, content: bytes) -> None:
-        self.store.put(key, io.BytesIO(content), size_hint=len(content))
-
-    def read_bytes(self, key: str) -> bytes:
-        """All bytes of a small object. Raises ObjectMissing, SetDamaged for one that is not small."""
-        content = bytearray()
-        with self.store.open(key) as body:
-            while chunk := body.read(CHUNK):
-                content += chunk
-                if len(content) > _SMALL:
-                    raise SetDamaged(f"{key}: more than {_SMALL} bytes, far too large for what it should be")
-        return bytes(content)
-
     def _signature(self, record: str) -> bytes:
-        key = record + _SIGNATURE
+        key = f"{record}.sig"
         try:
             return self.read_bytes(key)
         except ObjectMissing as problem:
