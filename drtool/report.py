@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from drtool.backup import Outcome as BackupOutcome
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _READ_AT_ONCE = 16
+_FEW_WORDS = 5
 
 
 _COUNTED = ("projects", "groups", "users", "refs", "rows")
@@ -350,7 +351,12 @@ def _commands(step: Step) -> list[str]:
 
 
 def _shown(command: Command) -> str:
-    """A command on one line; of a script only what it is given."""
+    """A command on one line: of a script only what it works on, names of one directory as a shell would take them."""
     if command.argv[:2] == ("sh", "-c"):
-        return f"sh -c … {shlex.join(command.argv[3:])}"
+        return f"sh -c … {shlex.join(command.argv[3:4])}"
+    words = list(command.argv)
+    parents = {PurePosixPath(word).parent for word in words[words.index("--") + 1 :]} if "--" in words else set()
+    if words[0] == "rm" and len(parents) == 1 and len(words) > _FEW_WORDS:
+        names = ",".join(PurePosixPath(word).name for word in words[words.index("--") + 1 :])
+        return f"rm -rf -- {parents.pop()}/{{{names}}}"
     return str(command)

@@ -38,7 +38,17 @@ def record_value(kind: RecordType, text: str) -> str:
             return str(ipaddress.IPv4Address(text))
         if kind == "AAAA":
             return str(ipaddress.IPv6Address(text))
+        if _is_number(text):  # four labels of digits would pass for a name
+            raise ValueError(text)  # noqa: TRY301 - joins what the others refuse
         return record_name(text)
     except (ValueError, ConfigError):
         wanted = {"A": "an IPv4 address", "AAAA": "an IPv6 address", "CNAME": "a host name"}[kind]
         raise AddressError(f"{text!r} is not {wanted}", hint=f"Give {wanted}: the record is of type {kind}.") from None
+
+
+def _is_number(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True

@@ -41,3 +41,9 @@ def test_a_value_that_a_record_may_not_hold_is_refused(kind: RecordType, text: s
 def test_a_name_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(ConfigError):
         record_name(text)
+
+
+@pytest.mark.parametrize("text", ["203.0.113.7", "2001:db8::1"])
+def test_a_number_is_no_value_of_a_name(text: str) -> None:
+    with pytest.raises(AddressError, match="host name"):
+        record_value("CNAME", text)
