@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from drtool import __version__
-from drtool.commands import recovery, sets, setting_up
+from drtool.commands import keeping, recovery, sets, setting_up
 from drtool.invocation import COMMON, Call
 
 if TYPE_CHECKING:
@@ -47,6 +47,10 @@ for _command in (
     sets.show,
     sets.verify,
     sets.copy_command,
+    keeping.prune,
+    keeping.pin,
+    keeping.unpin,
+    keeping.pins,
     sets.fetch,
     sets.extract,
     sets.diff,

@@ -17,7 +17,25 @@ from drtool.cli import cli
 from drtool.errors import SetDamaged
 from tests.playground import Playground, drtool, playground, wait_until
 
-COMMANDS = ["init", "check", "backup", "list", "show", "verify", "copy", "fetch", "extract", "diff", "restore", "demo"]
+COMMANDS = [
+    "init",
+    "check",
+    "backup",
+    "list",
+    "show",
+    "verify",
+    "copy",
+    "prune",
+    "pin",
+    "unpin",
+    "pins",
+    "fetch",
+    "extract",
+    "diff",
+    "restore",
+    "isolation",
+    "demo",
+]
 SDKS = ("boto3", "botocore", "oss2", "s3fs", "pydantic", "pyrage", "rich", "paramiko", "gitlab", "tenacity")
 ESCAPE = "\x1b"
 

@@ -1,0 +1,129 @@
+"""Commands about what stays, and what may go."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from drtool.invocation import INSTANCE, Call, command
+
+if TYPE_CHECKING:
+    from drtool.app import App
+    from drtool.catalog import Catalog
+    from drtool.prune import Pruned
+
+
+@click.command()
+@click.option("--dry-run", is_flag=True, help="Show what would go and why, and remove nothing.")
+@INSTANCE
+@command
+def prune(call: Call, dry_run: bool, instance: str | None) -> None:
+    """Remove the sets that the policy lets go, in every store of the instance.
+
+    Without a policy everything stays.
+    """
+    from drtool.journal import only_run
+    from drtool.report_prune import pruned_text
+
+    app = call.app(instance)
+    if dry_run:
+        pruned = _prune_all(app, dry_run=True)
+    else:
+        with only_run(app.config.state_dir, app.instance.name, doing="a prune"):
+            pruned = _prune_all(app, dry_run=False)
+    status = _status_of(pruned)
+    named = len(pruned) > 1
+    text = "\n\n".join(f"{each.plan.store}\n{pruned_text(each)}" if named else pruned_text(each) for each in pruned)
+    call.ui.result({"stores": pruned, "exit_status": status}, text, bad=bool(status))
+    sys.exit(status)
+
+
+def _prune_all(app: App, *, dry_run: bool) -> list[Pruned]:
+    """The instance's own store first: a copy loses nothing while that one does not answer."""
+    from drtool.policies import Policy
+    from drtool.prune import prune as remove
+
+    policy = app.policy or Policy()
+    return [
+        remove(
+            catalog,
+            policy.retention.as_retention(),
+            verifier=app.verifier,
+            clock=app.clock,
+            emit=app.emit,
+            locked_for=policy.lock.duration if policy.lock else None,
+            dry_run=dry_run,
+        )
+        for catalog in _catalogs(app)
+    ]
+
+
+def _status_of(pruned: list[Pruned]) -> int:
+    """The first problem's own, else that of a promise where removal is frozen, else 0."""
+    from drtool.errors import ObjectiveBreached
+
+    problems = [problem for each in pruned for problem in each.problems]
+    if problems:
+        return problems[0].exit_status
+    return ObjectiveBreached.exit_status if any(each.plan.decision.freeze for each in pruned) else 0
+
+
+@click.command()
+@click.argument("set_id", metavar="SET")
+@click.option("--reason", required=True, help="Why it is to stay. Kept in the store, in clear.")
+@click.option("--baseline", is_flag=True, help="It is as it should be: compare later sets with it, and thaw a prune.")
+@INSTANCE
+@command
+def pin(call: Call, set_id: str, reason: str, baseline: bool, instance: str | None) -> None:
+    """Keep one set for ever, or until `unpin`, and its copies."""
+    import getpass
+    import platform
+    from dataclasses import asdict
+
+    from drtool.prune import pin as keep
+    from drtool.report_prune import pin_text
+
+    app = call.app(instance)
+    who = f"{getpass.getuser()} on {platform.node()}"
+    found = app.catalog.resolve(set_id)
+    made = [
+        keep(catalog, found, reason=reason, by=who, clock=app.clock, baseline=baseline)
+        for catalog in _catalogs(app)
+        if catalog is app.catalog or catalog.is_committed(found)
+    ]
+    call.ui.result({**asdict(made[0]), "stores": len(made)}, pin_text(made[0]))
+
+
+@click.command()
+@click.argument("set_id", metavar="SET")
+@INSTANCE
+@command
+def unpin(call: Call, set_id: str, instance: str | None) -> None:
+    """Let the policy decide over a set again."""
+    from drtool.prune import unpin as let_go
+    from drtool.report_prune import unpin_text
+
+    app = call.app(instance)
+    found = app.catalog.resolve(set_id)
+    were = [let_go(catalog, found) for catalog in _catalogs(app)]
+    was = next(filter(None, were), None)
+    call.ui.result({"set_id": found, "pin": was}, unpin_text(found, was))
+
+
+@click.command()
+@INSTANCE
+@command
+def pins(call: Call, instance: str | None) -> None:
+    """List the sets that are pinned, and why."""
+    from drtool.prune import list_pins
+    from drtool.report_prune import pins_text
+
+    found = list_pins(call.app(instance).catalog)
+    call.ui.result({"pins": found}, pins_text(found))
+
+
+def _catalogs(app: App) -> list[Catalog]:
+    """The instance's own store and those of its copies, in this order."""
+    return [app.catalog, *(app.catalog_on(table.store) for table in app.instance.copies)]
