@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 @INSTANCE
 @command
 def prune(call: Call, dry_run: bool, instance: str | None) -> None:
-    """Remove the sets that the policy lets go, in every store of the instance.
+    """Remove the sets that the policy lets go.
 
-    Without a policy everything stays.
+    In every store of the instance. Without a policy everything stays.
     """
     from drtool.journal import only_run
     from drtool.report_prune import pruned_text
