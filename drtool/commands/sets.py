@@ -51,7 +51,10 @@ def list_sets(call: Call, instance: str | None) -> None:
 @UNSIGNED
 @command
 def show(call: Call, set_id: str, instance: str | None, unsigned: bool) -> None:
-    """Show one set: SET is its name, the beginning of it, or `latest`."""
+    """Show one set.
+
+    SET is its name, the beginning of it, or `latest`.
+    """
     from drtool.report import show_text
 
     manifest = call.app(instance).open_set(set_id, unsigned=unsigned).manifest

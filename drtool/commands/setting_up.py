@@ -70,7 +70,7 @@ def check(call: Call, instance: str | None, deep: bool, store: str | None) -> No
 @click.option("--keep", type=click.Path(path_type=Path), help="Leave everything in this directory, to play with.")
 @command
 def demo(call: Call, keep: Path | None) -> None:
-    """Back up, lose and restore an embedded GitLab, and tell the story."""
+    """Back up, lose and restore an embedded GitLab."""
     from drtool.errors import HostUnfit
 
     try:
