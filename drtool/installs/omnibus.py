@@ -253,8 +253,10 @@ class Omnibus:
         """
         git = self.root / "opt/gitlab/embedded/bin/git"
         return Command(
-            ("find", "-H", str(self.repositories_path), "-type", "d", "-name", "*.git", "-prune",
-             "-exec", "sh", "-c", _LIST_REFS, str(git), "{}", "+"),
+            ("find", "-H", str(self.repositories_path), "-type", "d",
+             # Below it Gitaly keeps a directory per repository, named alike, that is none (16.11, after a restore).
+             "(", "-name", "+gitaly", "-prune", "-o", "-name", "*.git", "-prune",
+             "-exec", "sh", "-c", _LIST_REFS, str(git), "{}", "+", ")"),
             6 * HOUR,
         )  # fmt: skip
 

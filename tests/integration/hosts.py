@@ -160,7 +160,8 @@ class Host:
             self.container.remove(force=True, v=True)
 
     def _installed(self, *arguments: str) -> str:
-        assert not self.is_real, "the stand-in is not in GitLab's own image"
+        if self.is_real:
+            pytest.skip("this is GitLab's own image, and the stand-in is not in it")
         return self.check("python3", "-m", "drtool.demo.installed", *arguments)
 
     def _greets(self) -> bool:

@@ -24,10 +24,18 @@ _HTTP, _HTTPS = 8000, 8443
 
 @dataclass(frozen=True, slots=True)
 class Rgw:
-    """One server with one bucket, by both schemes."""
+    """One server with one bucket, by both schemes, and its container; see ``join``."""
 
     http: S3Server
     https: S3Server
+    container: Any
+
+    def join(self, network: Any) -> str:
+        """Join a network of hosts; return the endpoint there. May be called twice."""
+        network.reload()
+        if self.container.id not in {one.id for one in network.containers}:
+            network.connect(self.container, aliases=["rgw"])
+        return f"http://rgw:{_HTTP}"
 
 
 @pytest.fixture(scope="session")
@@ -41,9 +49,8 @@ def rgw(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rg
         http, https = container.get_exposed_port(_HTTP), container.get_exposed_port(_HTTPS)
         server = S3Server(f"http://127.0.0.1:{http}", http, None, conditional_put=False)
         _make_bucket(server, container)
-        yield Rgw(
-            server, replace(server, endpoint=f"https://127.0.0.1:{https}", port=https, ca_bundle=authority.bundle)
-        )
+        secure = replace(server, endpoint=f"https://127.0.0.1:{https}", port=https, ca_bundle=authority.bundle)
+        yield Rgw(server, secure, container.get_wrapped_container())
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ from drtool.core.command import Command
 from drtool.demo.census import difference
 from drtool.demo.population import hashed_path
 from drtool.errors import CommandFailed
+from drtool.installs.omnibus import Omnibus
 from tests.integration.engine import Engine
 from tests.integration.hosts import SUDOER, VISITOR, Factory, Host, Variant, host_factory
 
@@ -75,6 +76,7 @@ def test_a_backup_of_one_host_makes_an_equal_one_of_another(host: Factory, varia
     assert any(name.startswith("gitlab_partitions_dynamic.") and rows.count for name, rows in before.tables.items())
     found = difference(before, new.census())
     assert [one for one in found if not one.startswith("secret ")] == []
+    assert new.runner().run(Omnibus().list_refs()).count(b"= ") == len(repositories)
     # gitlab-secrets.json is in no backup of GitLab's own: those of the new host are others, and that shows.
     assert found != []
 
