@@ -76,6 +76,9 @@ class Engine:
         try:
             yield made
         finally:
+            made.reload()
+            for joined in made.containers:  # a server that outlives the network
+                made.disconnect(joined, force=True)
             made.remove()
 
 
