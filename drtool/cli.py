@@ -68,6 +68,7 @@ def main() -> None:
         status = _run(call)
     except Exception as problem:  # noqa: BLE001 - the one place where everything ends
         status = _failed(call, problem)
+    status = _tell_others(call, status)
     call.ui.close()
     sys.exit(status)
 
@@ -82,6 +83,8 @@ def _run(call: Call) -> int:
     except click.ClickException as problem:
         problem.show()
         return problem.exit_code
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
     return status if isinstance(status, int) else 0
 
 
@@ -98,11 +101,29 @@ def _failed(call: Call, problem: Exception) -> int:
         import traceback
 
         traceback.print_exception(problem)
+    call.defect = type(problem).__name__
     defect = DrtoolError(
         f"a defect in drtool: {type(problem).__name__}: {problem}",
         hint="Run it again with -v and report what it prints.",
     )
     return _tell(call, defect)
+
+
+def _tell_others(call: Call, status: int) -> int:
+    """Run the hooks after the command and send notifications. What goes wrong there is said, and changes no status."""
+    try:
+        with _whoever_listens():
+            status = call.end(status)
+    except KeyboardInterrupt:
+        pass  # the work is done; whoever cannot wait for the services need not
+    except Exception as problem:  # noqa: BLE001 - as in main
+        with _whoever_listens():
+            call.ui.note(f"a defect in drtool, in telling how it ended: {type(problem).__name__}: {problem}")
+    try:
+        call.ui.release()
+    except Exception as problem:  # noqa: BLE001 - as in main
+        return _failed(call, problem)
+    return status
 
 
 def _tell(call: Call, error: DrtoolError) -> int:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
+from drtool.config_notify import HookTable, NotifyTable
 from drtool.config_stores import SECRETS_OF_STORES, AnyStoreTable, LocalStoreTable, SecretReference, StoreTable, Table
 from drtool.core.packages import FromHere, FromHost, FromRepository, FromStore, PackageSource
 from drtool.errors import ConfigError
@@ -112,6 +113,8 @@ class InstanceTable(Table):
     accept_unfit_secrets: bool = False
     copies: tuple[CopyTable, ...] = Field(default=(), strict=False)
     package: PackageTable = PackageTable()
+    notify: NotifyTable = NotifyTable()
+    hooks: tuple[HookTable, ...] = Field(default=(), strict=False)
     policy: Annotated[Path | None, Field(strict=False)] = None
 
     @model_validator(mode="after")
@@ -296,6 +299,7 @@ def _anchor(config: Config, base: Path) -> Config:
                 "signing_key": absolute(table.signing_key),
                 "identities": tuple(reference(text) for text in table.identities),
                 "policy": policy(table.policy),
+                "notify": table.notify.anchored(reference),
                 "package": table.package.model_copy(update={"file": absolute(table.package.file)}),
             }
         )

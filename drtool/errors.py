@@ -31,7 +31,8 @@
     ├── AddressError                31   the provider of the public address did not do it, or must not be asked to
     │   ├── AddressElsewhere        32   the address is held by somebody else than was expected; nothing was moved
     │   └── AddressTransient        31   may work in a moment; retried before anybody sees it
-    └── CutoverFailed               33   the address was moved and is back where it was, or needs a decision
+    ├── CutoverFailed               33   the address was moved and is back where it was, or needs a decision
+    └── HookFailed                  35   a command of the operator's own, before or after a run, went wrong
 
 2 is click's own status for a wrong command line, 130 stands for Ctrl-C.
 The class carries the status, the instance a ``hint``: one sentence, what to do next.
@@ -188,3 +189,7 @@ class AddressTransient(AddressError):
 
 class CutoverFailed(DrtoolError):
     exit_status = 33
+
+
+class HookFailed(DrtoolError):
+    exit_status = 35

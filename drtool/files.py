@@ -33,6 +33,23 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
         partial.unlink(missing_ok=True)
 
 
+def replace_file(path: Path, content: bytes, *, mode: int = 0o600) -> None:
+    """Write a file that may be there already; nobody ever reads half of it. Raises DrtoolError."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.unlink(missing_ok=True)
+        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            os.fchmod(file.fileno(), mode)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as problem:
+        raise DrtoolError(f"{path}: cannot be written: {problem.strerror}", hint="Make room, or mend it.") from problem
+    finally:
+        partial.unlink(missing_ok=True)
+
+
 def refuse_existing(path: Path) -> None:
     """Raise ConfigError if there is anything of that name."""
     if path.exists() or path.is_symlink():

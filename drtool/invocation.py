@@ -11,6 +11,7 @@ import click
 
 if TYPE_CHECKING:
     from drtool.app import App
+    from drtool.endings import Run
     from drtool.ui import Ui
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -22,6 +23,7 @@ COMMON = (
     click.option("-v", "--verbose", is_flag=True, help="Also show what GitLab's commands print."),
     click.option("-q", "--quiet", is_flag=True, help="Print nothing unless something is wrong. For cron."),
 )
+_ASKING = ("restore", "cutover")
 INSTANCE = click.option("--instance", help="Which instance, if the configuration has several.")
 IDENTITY = click.option("--identity", "-i", "identities", multiple=True, type=FILE, help="File with an age identity.")
 UNSIGNED = click.option("--unsigned", is_flag=True, help="Go on without a valid signature. You were warned.")
@@ -32,6 +34,12 @@ class Call:
 
     def __init__(self) -> None:
         self.options: dict[str, Any] = {}
+        self.run: Run | None = None
+        """What is to be told to others when it ends; None for commands that nobody waits for."""
+        self.defect = ""
+        """The class of the error that nobody expected."""
+        self._app: App | None = None
+        self._instance: str | None = None
 
     def take(self, given: dict[str, Any]) -> None:
         for name in ("config", "as_json", "verbose", "quiet"):
@@ -45,6 +53,49 @@ class Call:
         return Ui(**flags)
 
     def app(self, instance: str | None = None) -> App:
+        """Read the configuration. For a command that does not ask before it begins, this is its beginning."""
+        self._app = self._load(instance)
+        if self.run and self.run.command not in _ASKING:
+            self.begin()
+        return self._app
+
+    def begin(self) -> None:
+        """Tell others that the work begins now. Raises HookFailed."""
+        if self.run and self._app:
+            self.ui.hold()
+            self.run.begin(self._app)
+
+    def withdraw(self) -> None:
+        """Tell nobody: nothing was begun, because somebody at the terminal said no."""
+        self.run = None
+
+    def expect(self, name: str, given: dict[str, Any]) -> None:
+        from drtool.config_notify import COMMANDS
+
+        self._instance = given.get("instance")
+        if name in COMMANDS and not given.get("dry_run"):
+            from drtool.endings import Run
+
+            self.run = Run(name)
+
+    def end(self, status: int) -> int:
+        """Tell everybody else how the command ended; return the status to end with. Raises nothing of its own."""
+        if self.run is None:
+            return status
+        from drtool.endings import Ending
+        from drtool.errors import DrtoolError
+
+        try:
+            app = self._app or self._load(self._instance)
+        except DrtoolError:
+            return status  # it says who is to be told
+        failed = self.run.end(app, Ending(status, self.ui.failed, self.ui.found, self.defect))
+        if failed is None:
+            return status
+        self.ui.error(failed)
+        return failed.exit_status
+
+    def _load(self, instance: str | None) -> App:
         from drtool.app import load
 
         return load(self.options.get("config"), instance, self.ui.emit)
@@ -58,6 +109,7 @@ def command(function: _Function) -> _Function:
         call = click.get_current_context().find_object(Call)
         assert call is not None
         call.take(given)
+        call.expect(click.get_current_context().info_name or "", given)
         try:
             return function(call, **given)
         except (BrokenPipeError, EOFError) as problem:

@@ -45,6 +45,10 @@ class Ui:
         self._bars: Bars | None = None
         self._tasks: dict[str, TaskID] = {}
         self._waiting = ""
+        self._held: list[str] | None = None
+        self.found: object = None
+        """The newest result; and the newest error, for whoever tells them elsewhere."""
+        self.failed: DrtoolError | None = None
 
     # -- events -------------------------------------------------------------------------------------------------
 
@@ -82,15 +86,17 @@ class Ui:
     def result(self, value: object, text: str, *, bad: bool = False) -> None:
         """Print what the command found: ``value`` for machines, ``text`` for people; quietly only what is ``bad``."""
         self.close()
+        self.found = value
         if self.as_json:
-            self._print_json({"event": "result", **_plain_fields(value)})
+            self._print_last({"event": "result", **_plain_fields(value)})
         elif text and (bad or not self.quiet):
             _print(text)
 
     def error(self, error: DrtoolError) -> None:
         self.close()
+        self.failed = error
         if self.as_json:
-            self._print_json({"event": "error", **_error_fields(error)})
+            self._print_last({"event": "error", **_error_fields(error)})
             return
         self._say(f"{style('error:', 'red')} {error}")
         if error.hint:
@@ -101,7 +107,7 @@ class Ui:
         hint = "The same command again takes up where this one stopped."
         if self.as_json:
             fields = {"error": "Interrupted", "message": "interrupted", "hint": hint, "exit_status": 130}
-            self._print_json({"event": "error", **fields})
+            self._print_last({"event": "error", **fields})
             return
         self._say(f"interrupted\n  {style('→', 'cyan')} {hint}")
 
@@ -131,6 +137,21 @@ class Ui:
             return
         name = _SNAKE.sub("_", type(event).__name__).lower()
         self._print_json({"event": name, **_plain_fields(event)})
+
+    def hold(self) -> None:
+        """Keep the result of ``--json`` back until ``release``: it is the last line, whatever is noticed meanwhile."""
+        self._held = []
+
+    def release(self) -> None:
+        held, self._held = self._held or (), None
+        for line in held:
+            _print(line)
+
+    def _print_last(self, fields: dict[str, Any]) -> None:
+        if self._held is None:
+            self._print_json(fields)
+        else:
+            self._held.append(json.dumps(fields, default=_plain))
 
     def _print_json(self, fields: dict[str, Any]) -> None:
         _print(json.dumps(fields, default=_plain))

@@ -99,7 +99,9 @@ def _agreed(call: Call, plan: Plan, text: str, question: str, given: dict[str, A
         return False
     call.ui.say(text)
     if given["yes"] or call.ui.confirm(question):
+        call.begin()
         return True
+    call.withdraw()
     call.ui.error(
         DrtoolError(
             f"{plan.set_id} was not restored: nobody said yes",
