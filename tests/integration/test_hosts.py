@@ -115,6 +115,16 @@ def test_readiness_is_that_of_what_is_behind_it(host: Factory) -> None:
     assert one.exec(*healthy)[0] == 7
 
 
+def test_gitlab_goes_on_with_the_secrets_that_a_reconfigure_handed_it(host: Factory) -> None:
+    one = host(seeded=True)
+    asked = ("gitlab-rake", "gitlab:doctor:secrets")
+    assert "Total: 0 row(s) affected" in one.check(*asked)
+    one.check("rm", "/etc/gitlab/gitlab-secrets.json")
+    assert "Total: 0 row(s) affected" in one.check(*asked)
+    one.check("gitlab-ctl", "reconfigure")
+    assert "Total: 0 row(s) affected" not in one.check(*asked)
+
+
 def test_drtool_runs_on_the_host(host: Factory) -> None:
     one = host(variant="systemd")
     assert one.check("drtool", "--version").startswith("drtool")

@@ -88,6 +88,7 @@ def _reconfigure(host: Host) -> int:
     if not (host.etc / "gitlab.rb").exists():
         sys.stdout.write("Recipe: gitlab::default\n")
     secret_file.reconfigure(host.secrets)
+    secret_file.hand_over(host.secrets, host.rails_secrets, host.settings["user"])
     mail_settings.write(host)
     for path in (*(host.data / "gitlab-rails" / name for name in ("uploads", "shared", "tmp")), host.backups):
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
