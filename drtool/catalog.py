@@ -1,4 +1,4 @@
-"""Backup sets on a store: found, read, written, committed. Where what lies is told in ``records``."""
+"""Backup sets on a store: found, read, written, committed. Where what lies is told in ``layout``."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ from drtool.errors import (
     StoreAccessDenied,
     StoreError,
 )
-from drtool.records import MANIFEST as MANIFEST
-from drtool.records import PIN as PIN
-from drtool.records import REJECTED as REJECTED
-from drtool.records import SIGNATURE as SIGNATURE
-from drtool.records import TOMBSTONE as TOMBSTONE
-from drtool.records import Fence, Records
-from drtool.records import volume_name as volume_name
+from drtool.layout import MANIFEST as MANIFEST
+from drtool.layout import PIN as PIN
+from drtool.layout import REJECTED as REJECTED
+from drtool.layout import SIGNATURE as SIGNATURE
+from drtool.layout import TOMBSTONE as TOMBSTONE
+from drtool.layout import Fence, Layout
+from drtool.layout import volume_name as volume_name
 from drtool.signing import Signer, Verifier
 from drtool.stores import LeavesUploads, ObjectInfo
 from drtool.stores.download import Download
 from drtool.streams import CHUNK, Counted, Pulled, SealBroken, Tap, sealed, unsealed
 
 
-class Catalog(Records):
+class Catalog(Layout):
     """The sets of one instance on one store."""
 
     def fenced(self, fence: Fence) -> Catalog:
