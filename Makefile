@@ -22,7 +22,8 @@ SIZE ?= 2GiB
 bench: $(VENV)/bench.stamp
 	$(BIN)/python -m benchmarks.throughput --runs $(RUNS) --size $(SIZE)
 	{ printf '\n## Judging one archive, in one process\n\n```\n'; $(BIN)/python -m benchmarks.judging; \
-	  printf '```\n\n## Trying the secrets\n\n```\n'; $(BIN)/python -m benchmarks.secrets; printf '```\n'; } \
+	  printf '```\n\n## Trying the secrets\n\n```\n'; $(BIN)/python -m benchmarks.secrets; printf '```\n\n## A whole restore over ssh\n\n```\n'; \
+	  $(BIN)/python -m benchmarks.restore; printf '```\n'; } \
 	  | tee -a benchmarks/results.md
 
 $(VENV)/bin/python:

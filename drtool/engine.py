@@ -11,7 +11,6 @@ import io
 import json
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from pathlib import PurePosixPath
 from typing import BinaryIO, assert_never
 
 from drtool import __version__
@@ -271,21 +270,15 @@ def _show_members(step: Restore, site: Site) -> None:
     install, runner = site.install, site.runner
     runner.run(step.clear)
     staged = install.parse_directory(runner.run(install.list_directory(step.staging)))
-    for name in sorted((entry.name for entry in staged), key=lambda name: (name == step.last, name)):
-        _show(step.staging / name, step.directory / name, site, link=name != step.last)
-
-
-def _show(source: PurePosixPath, target: PurePosixPath, site: Site, *, link: bool) -> None:
-    """Link, or copy what GitLab writes without unlinking it first (backup_information.yml, 18.9): links share bytes."""
-    install, runner = site.install, site.runner
-    if link:
-        try:
-            runner.run(install.copy(source, target, link=True))
-        except CommandFailed:  # a file system without links: then it costs the space and the time
-            runner.run(install.remove(target.parent, (target.name,)))
-        else:
-            return
-    runner.run(install.copy(source, target))
+    names = sorted(entry.name for entry in staged if entry.name != step.last)
+    sources = [step.staging / name for name in names]
+    try:
+        runner.run(install.copy(sources, step.directory, link=True))
+    except CommandFailed:  # a file system without links: then it costs the space and the time
+        runner.run(install.remove(step.directory, names))
+        runner.run(install.copy(sources, step.directory))
+    # Links share bytes, and GitLab writes this one without unlinking it first (18.9): so a copy, after all others.
+    runner.run(install.copy([step.staging / step.last], step.directory))
 
 
 def _repositories_of(backup_set: BackupSet) -> frozenset[tuple[str, str]]:

@@ -100,9 +100,10 @@ def plan_restore(install: Omnibus, manifest: Manifest, target: Host, marker: Mar
             at_once=True,
         ),
         *_isolate(wanted, "configuration"),
-        *_quiet(install),
+        Run("reconfigure", "Reconfigure GitLab with them", (install.reconfigure(),)),
         Fit("fit", "Check that the configuration now in force is one for this set", wanted.replace),
         *_hold(install, wanted),
+        _quiesce(install),
         Restore(
             "restore",
             "GitLab restores",
@@ -144,7 +145,8 @@ def plan_undo(install: Omnibus, instance: str, target: Host, marker: Marker) -> 
             "Put the former configuration in place",
             (install.put_back_config(install.kept_config(marker.copies)),),
         ),
-        *_quiet(install),
+        Run("reconfigure", "Reconfigure GitLab with it", (install.reconfigure(),)),
+        _quiesce(install),
         PutBack(
             "restore",
             "GitLab restores the copy of what was there before",
@@ -194,16 +196,14 @@ def _keep_copies(install: Omnibus, run_id: str, *, data: bool) -> tuple[Step, ..
     return (safety, config) if data else (config,)
 
 
-def _quiet(install: Omnibus) -> tuple[Step, ...]:
-    return (
-        Run("reconfigure", "Reconfigure GitLab with them", (install.reconfigure(),)),
-        Run(
-            "quiesce",
-            "Stop what talks to the database",
-            (install.stop("puma"), install.stop("sidekiq"), install.status()),
-            Expect.PUMA_AND_SIDEKIQ_DOWN,
-            lasting=False,  # a host that starts anew starts them too
-        ),
+def _quiesce(install: Omnibus) -> Run:
+    """Comes right before what needs it: a run that is taken up there does it again (``Plan``, ``lasting``)."""
+    return Run(
+        "quiesce",
+        "Stop what talks to the database",
+        (install.stop("puma"), install.stop("sidekiq"), install.status()),
+        Expect.PUMA_AND_SIDEKIQ_DOWN,
+        lasting=False,  # a host that starts anew starts them too
     )
 
 

@@ -377,14 +377,14 @@ class Omnibus:
         return Command(("mkdir", "--parents", f"--mode={mode:04o}", "--", str(path)), MINUTE)
 
     @staticmethod
-    def copy(source: PurePosixPath, target: PurePosixPath, *, link: bool = False) -> Command:
-        """Copy a file, or a directory with everything in it, to a name that is free; owners, modes and times included.
+    def copy(sources: Sequence[PurePosixPath], directory: PurePosixPath, *, link: bool = False) -> Command:
+        """Copy files, and directories with everything in them, into a directory where their names are free.
 
-        ``link`` makes hard links of files: no byte is copied, and who removes the one leaves the other. Not every
-        file system can (CIFS, FUSE), and never across two.
+        Owners, modes and times included. ``link`` makes hard links of files: no byte is copied, and who removes the one
+        leaves the other. Not every file system can (CIFS, FUSE), and never across two.
         """
         how = ("--link",) if link else ()
-        return Command(("cp", "--archive", *how, "--no-target-directory", "--", str(source), str(target)))
+        return Command(("cp", "--archive", *how, f"--target-directory={directory}", "--", *map(str, sources)))
 
     @property
     def _rails(self) -> PurePosixPath:

@@ -48,10 +48,10 @@ SANDBOX = Omnibus(PurePosixPath("/srv/box"), backups=PurePosixPath("/data/backup
         (OMNIBUS.read_file(PurePosixPath("/a/b")), "cat -- /a/b"),
         (OMNIBUS.remove(PurePosixPath("/a"), ["b", "-c"]), "rm -rf -- /a/b /a/-c"),
         (OMNIBUS.make_directory(PurePosixPath("/a/b")), "mkdir --parents --mode=0700 -- /a/b"),
-        (OMNIBUS.copy(PurePosixPath("/a"), PurePosixPath("/b")), "cp --archive --no-target-directory -- /a /b"),
+        (OMNIBUS.copy([PurePosixPath("/a")], PurePosixPath("/b")), "cp --archive --target-directory=/b -- /a"),
         (
-            OMNIBUS.copy(PurePosixPath("/a"), PurePosixPath("/b"), link=True),
-            "cp --archive --link --no-target-directory -- /a /b",
+            OMNIBUS.copy([PurePosixPath("/a"), PurePosixPath("/-c")], PurePosixPath("/b"), link=True),
+            "cp --archive --link --target-directory=/b -- /a /-c",
         ),
         (OMNIBUS.unpack(PurePosixPath("/a")), "tar --directory=/a --extract --file=- --preserve-permissions"),
         (
@@ -273,9 +273,10 @@ def test_copy_remove_and_read_do_what_they_say(tmp_path: Path, link: bool) -> No
     (tmp_path / "a").mkdir()
     (tmp_path / "a/file").write_text("x")
     (tmp_path / "keep").write_text("kept")
-    runner.run(OMNIBUS.copy(here / "a", here / "b", link=link))
-    assert (tmp_path / "a/file").samefile(tmp_path / "b/file") is link
+    (tmp_path / "b").mkdir()
+    runner.run(OMNIBUS.copy([here / "a", here / "keep"], here / "b", link=link))
+    assert (tmp_path / "a/file").samefile(tmp_path / "b/a/file") is link
     runner.run(OMNIBUS.remove(here, ["a", "never was"]))
-    assert runner.run(OMNIBUS.read_file(here / "b/file")) == b"x"
+    assert runner.run(OMNIBUS.read_file(here / "b/a/file")) == b"x"
     runner.run(OMNIBUS.remove(here, ["b"]))
     assert [path.name for path in tmp_path.iterdir()] == ["keep"]
