@@ -14,6 +14,7 @@ from typing import Self
 
 from drtool.demo import postgres
 from drtool.demo.layout import Instance, lay_out
+from drtool.demo.standin.services import SERVICES
 from drtool.errors import CommandFailed, HostUnfit
 
 
@@ -34,6 +35,8 @@ class Sandbox(Instance):
             raise HostUnfit(f"{root} is not empty", hint="name a new directory for the sandbox")
         sandbox = cls(root)
         lay_out(sandbox, version)
+        for service in SERVICES:  # runit's directories, which hold what keeps a service down
+            (root / "opt/gitlab/service" / service).mkdir()
         sandbox._make_host_keys()
         sandbox.postgres.create()
         sandbox._tell_postgres()
