@@ -1,0 +1,525 @@
+"""Move the public address to another host as a transaction: finished, or undone, by one command.
+
+Look, decide (``core.cutover``), write down what is begun, do it, write down that it ended, look again. What is done
+follows from what is seen each time; the journal is asked only for what cannot be seen: which way was wanted, and
+whether the new host may ever have been behind the address. Nothing is released or deleted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from drtool import __version__
+from drtool.addresses import Address
+from drtool.clock import Clock
+from drtool.core.census import Difference, compare, parse_census, render_census
+from drtool.core.cutover import (
+    Decide,
+    HostSeen,
+    Intent,
+    Observed,
+    State,
+    Step,
+    expected_steps,
+    next_step,
+    title,
+)
+from drtool.errors import AddressElsewhere, CutoverFailed, DrtoolError, HostUnfit, ResumeError
+from drtool.events import Emit, Noticed, Waiting
+from drtool.fencing import Side
+from drtool.journal import Entry, Journal, journals, new_journal, only_run
+from drtool.phases import phase
+
+PREFIX = "cutover-"
+_MOST_STEPS = 40  # a run that needs more is not alone
+_PAUSE = timedelta(seconds=2)
+_SHOWN = 8
+
+Result = Literal["committed", "rolled back", "undone"]
+
+
+class Power(Protocol):
+    """A provider that switches machines off. Some switch them on again, and then have a ``start_instance`` too."""
+
+    def stop_instance(self, instance: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is asked for. ``to`` is a holder; ``address`` the name of its table.
+
+    ``dead`` is somebody's word about the host that the address leaves, and counts only where it cannot be reached.
+    """
+
+    address: str
+    to: str
+    undo: bool = False
+    anew: bool = False
+    dead: bool = False
+    stop: bool = False
+    count: bool = True
+    rollback_within: timedelta = timedelta(minutes=5)
+
+
+@dataclass(frozen=True)
+class Place:
+    """What the work is done with. ``probe`` looks from outside whether that holder serves the public name.
+
+    ``agree`` is asked when the old host turns out to hold what the new one does not. ``decide`` is there for tests,
+    which give it deciders that are wrong.
+    """
+
+    address: Address
+    sides: Mapping[str, Side]
+    probe: Callable[[str], str | None]
+    state: Path
+    clock: Clock
+    emit: Emit
+    new_token: Callable[[], str]
+    agree: Callable[[tuple[str, ...]], bool]
+    record: Callable[[str, dict[str, Any]], None]
+    power: Power | None = None
+    watch: Callable[[], AbstractContextManager[object]] = nullcontext
+    operator: str = ""
+    decide: Decide = next_step
+
+
+@dataclass(frozen=True)
+class Run:
+    """A cut-over that may be shown, and then carried out. ``journal`` holds nothing yet for a new one."""
+
+    order: Order
+    old: str
+    new: str
+    back: bool
+    journal: Journal
+    resumed: bool
+    seen: Observed
+    steps: tuple[Step, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StepTime:
+    name: str
+    host: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How it ended. ``settled_at``: from when on nobody should be led to the host that the address left."""
+
+    run_id: str
+    result: Result
+    holder: str
+    left: str
+    why: str
+    settled_at: datetime
+    left_behind: tuple[str, ...]
+    steps: tuple[StepTime, ...] = field(default=())
+
+
+def prepare(order: Order, place: Place) -> Run:
+    """Find out what there is to finish, to undo or to begin, and what would be done; nothing is changed.
+
+    Raises AddressElsewhere, ResumeError, and what the provider says.
+    """
+    journal = _to_take_up(order, place)
+    if journal is None:
+        old, new = _pair(order, place)
+        run_id = f"{PREFIX}{place.clock.now():%Y%m%dT%H%M%SZ}-{place.new_token()}"
+        journal = Journal(place.state / "runs" / f"{run_id}.jsonl")
+        back = False
+    else:
+        head = _head(journal)
+        old, new = head["old"], head["new"]
+        back = order.undo or _wants_back(journal)
+    driver = _Driver(order, place, journal, old, new)
+    seen = driver.look()
+    intent = driver.intent(back=back)
+    intent = replace(intent, dead=intent.dead or order.dead)
+    steps = expected_steps(seen, intent, place.decide)
+    if not (driver.touched and steps[-1].host == new and not back):  # then the old host gets it back
+        _refuse_stuck(steps[-1], place)
+    return Run(order, old, new, back, journal, bool(journal.entries), seen, steps)
+
+
+def carry_out(run: Run, place: Place) -> Outcome:
+    """Do what was prepared. The same command again goes on from wherever it stops.
+
+    Raises CutoverFailed once the address is back with the old host, and when a person has to decide; AddressElsewhere,
+    Busy, and in the way back whatever a step raises.
+    """
+    with ExitStack() as held:
+        held.enter_context(only_run(place.state, f"address-{run.order.address}", doing="a cut-over"))
+        who = f"{run.journal.run_id} ({place.operator})"
+        for holder in (run.old, run.new):
+            held.enter_context(place.sides[holder].hold(who))
+        journal = new_journal(place.state, run.journal.run_id)
+        _begin(journal, run, place)
+        held.enter_context(place.watch())
+        return _Driver(run.order, place, journal, run.old, run.new).drive()
+
+
+def find_census(place: Place, run_id: str) -> Path:
+    """Where a run keeps what the new host held before anybody was led to it. It names projects."""
+    return place.state / "runs" / f"{run_id}.census"
+
+
+def _begin(journal: Journal, run: Run, place: Place) -> None:
+    order, now = run.order, place.clock.now().isoformat()
+    if order.anew:
+        for other in _of_address(place, order.address):
+            if other.run_id != journal.run_id and not _ended(other):
+                other.append("abandoned", at=now, by=place.operator)
+    if journal.find("cutover") is None:
+        journal.append("cutover", address=order.address, old=run.old, new=run.new, at=now, by=place.operator)
+    if journal.find("wanted") is None or _wants_back(journal) != run.back:
+        journal.append("wanted", back=run.back, why="--undo" if order.undo else "", asked=True, at=now)
+    if order.stop or not order.count:
+        journal.append("options", stop=order.stop, count=order.count)
+    if order.dead:
+        journal.append("word", host=run.new if run.back else run.old, by=place.operator, at=now)
+
+
+@dataclass
+class _Driver:
+    """One process at work on one run. ``stopped``, ``moved`` and ``probed`` are its own, and die with it."""
+
+    order: Order
+    place: Place
+    journal: Journal
+    old: str
+    new: str
+    stopped: set[str] = field(default_factory=set)
+    moved: str = ""
+    probed: str = ""
+
+    def drive(self) -> Outcome:
+        last: Step | None = None
+        for _ in range(_MOST_STEPS):
+            seen = self.look()
+            intent = self.intent()
+            step = self.place.decide(seen, intent)
+            match step.kind:
+                case "end":
+                    return self._end(intent)
+                case "decide" if step.host == intent.new and not intent.back and self.touched:
+                    self._turn_back(step.why)
+                    continue
+            _refuse_stuck(step, self.place)
+            if step == last:
+                raise CutoverFailed(f"{title(step)}: it was done, and nothing came of it", hint="Look at that host.")
+            last = step
+            try:
+                self._do(step, seen)
+            except AddressElsewhere:
+                raise
+            except DrtoolError as problem:
+                self.journal.append("failed", step=step.kind, host=step.host, why=str(problem))
+                if intent.back:
+                    raise
+                self._turn_back(str(problem))
+                last = None
+        raise CutoverFailed("there is no end to it: somebody else works on these hosts", hint="Find out who.")
+
+    def look(self) -> Observed:
+        return Observed(self.place.address.holder(), self._host(self.old), self._host(self.new))
+
+    def intent(self, *, back: bool | None = None) -> Intent:
+        """What is wanted, as the journal and this process know it."""
+        wants_back = _wants_back(self.journal) if back is None else back
+        goal, leaving = (self.old, self.new) if wants_back else (self.new, self.old)
+        options = self.journal.all("options")
+        count = self.order.count and all(entry["count"] for entry in options)
+        stop = self.order.stop or any(entry["stop"] for entry in options)
+        words = {entry["host"] for entry in self.journal.all("word")}
+        counted = [entry for entry in self.journal.all("counted") if entry["host"] == leaving]
+        switched_off = any(entry["step"] == "stop" and entry["host"] == goal for entry in self.journal.all("finished"))
+        return Intent(
+            self.old,
+            self.new,
+            back=wants_back,
+            exposed=any(e["step"] == "move" and e["host"] == self.new for e in self.journal.all("started")),
+            dead=leaving in words,
+            stop=stop and self.place.power is not None,
+            startable=switched_off and hasattr(self.place.power, "start_instance"),
+            agreed=not any(entry["differences"] for entry in counted) or self.journal.find("agreed") is not None,
+            counted=bool(counted) or not count,
+            moved=self.moved == goal,
+            probed=self.probed == goal,
+        )
+
+    def _host(self, holder: str) -> HostSeen:
+        seen = self.place.sides[holder].look()
+        # Only of this process: between two of them somebody may have switched it on.
+        return HostSeen(State.STOPPED) if holder in self.stopped and seen.state is State.SILENT else seen
+
+    @property
+    def touched(self) -> bool:
+        """Whether anything was done to the old host, which then has to serve again or to be replaced."""
+        return any(entry["host"] == self.old for entry in self.journal.all("started"))
+
+    def _turn_back(self, why: str) -> None:
+        self.journal.append("wanted", back=True, why=why, asked=False, at=self.place.clock.now().isoformat())
+        self.place.emit(Noticed("rolling-back", f"The address goes back to {self.old}: {why}"))
+        self.moved = self.probed = ""
+
+    def _do(self, step: Step, seen: Observed) -> None:
+        clock = self.place.clock
+        self.journal.append("started", step=step.kind, host=step.host, seen=_shown(seen), at=clock.now().isoformat())
+        with phase(f"{step.kind}-{step.host}", title(step), clock, self.place.emit) as elapsed:
+            self._perform(step, seen)
+        self.journal.append(
+            "finished", step=step.kind, host=step.host, seconds=round(elapsed(), 3), at=clock.now().isoformat()
+        )
+
+    def _perform(self, step: Step, seen: Observed) -> None:
+        side = self.place.sides[step.host]
+        match step.kind:
+            case "freeze":
+                side.freeze()
+            case "count":
+                self._count(step.host)
+            case "fence":
+                side.fence(self.journal.run_id)
+            case "stop":
+                assert self.place.power is not None
+                self.place.power.stop_instance(step.host)
+                self.stopped.add(step.host)
+            case "start":
+                self._start(step.host)
+            case "open":
+                side.open()
+            case "confirm":
+                self._confirm()
+            case "move":
+                self._move(step.host, seen)
+            case "probe":
+                self._probe(step.host)
+            case _:
+                raise AssertionError(step.kind)
+
+    def _move(self, to: str, seen: Observed) -> None:
+        settles = self.place.address.settles_within  # of the record as it is now: that is what resolvers keep
+        if to == self.new:
+            self.place.sides[to].expose(self.journal.run_id)
+        self.place.address.move(to, expected=seen.holder)
+        self.moved = to
+        settled = self.place.clock.now() + settles
+        self.journal.append("moved", to=to, settled_at=settled.isoformat())
+
+    def _probe(self, holder: str) -> None:
+        deadline = self.place.clock.monotonic() + self.order.rollback_within.total_seconds()
+        while problem := self.place.probe(holder):
+            if self.place.clock.monotonic() >= deadline:
+                raise CutoverFailed(
+                    f"not within {self.order.rollback_within} from outside: {problem}",
+                    hint="Look at the way from outside to the host; then run the same command again.",
+                )
+            self.place.emit(Waiting("probe", problem))
+            self.place.clock.sleep(_PAUSE)
+        self.probed = holder
+
+    def _start(self, host: str) -> None:
+        start = getattr(self.place.power, "start_instance")  # noqa: B009 - not every provider has it
+        start(host)
+        self.stopped.discard(host)
+        side, deadline = self.place.sides[host], self.place.clock.monotonic() + 600
+        while side.look().state in (State.SILENT, State.ANSWERING):
+            if self.place.clock.monotonic() >= deadline:
+                raise CutoverFailed(f"{host} was switched on, and cannot be reached", hint="Look at its console.")
+            self.place.clock.sleep(_PAUSE)
+
+    def _count(self, host: str) -> None:
+        """Forward: what the new host lacks. On the way back: what was written on the new one, and stays there."""
+        found: tuple[str, ...]
+        try:
+            found = self._differences(host)
+        except DrtoolError as problem:
+            if host == self.old:
+                raise
+            found = (f"unknown, it could not be counted: {problem}",)
+        if found:
+            what = "holds what the new one does not" if host == self.old else "keeps what the old one will not have"
+            self.place.emit(Noticed("delta", f"{host} {what}: {len(found)} differences", details=found[:_SHOWN]))
+        self.journal.append("counted", host=host, differences=len(found), first=list(found[:_SHOWN]))
+
+    def _differences(self, host: str) -> tuple[str, ...]:
+        path = find_census(self.place, self.journal.run_id)
+        now = self.place.clock.now()
+        if not path.exists():
+            if host == self.new:
+                raise HostUnfit("nobody counted it before the move")
+            keep_census(self.place, self.journal.run_id, self.place.sides[self.new].count(now))
+        before = parse_census(path.read_bytes(), source=str(path))
+        return tuple(map(str, _meaningful(compare(before, self.place.sides[host].count(now)))))
+
+    def _confirm(self) -> None:
+        counted = [entry for entry in self.journal.all("counted") if entry["host"] == self.old]
+        if not self.place.agree(tuple(counted[-1]["first"]) if counted else ()):
+            raise CutoverFailed("nobody said yes", hint="Back up the old host and restore again, then cut over.")
+        self.journal.append("agreed", at=self.place.clock.now().isoformat())
+
+    def _end(self, intent: Intent) -> Outcome:
+        self.place.sides[intent.goal].settle()
+        committed = any(entry["result"] == "committed" for entry in self.journal.all("ended"))
+        result: Result = "committed" if not intent.back else "undone" if committed else "rolled back"
+        now = self.place.clock.now()
+        outcome = self._outcome(result, intent)
+        self.place.record(f"{self.journal.run_id}-{result.replace(' ', '-')}", self._receipt(outcome, now))
+        self.journal.append("ended", result=result, holder=intent.goal, at=now.isoformat())
+        wanted = self.journal.find("wanted") or {}
+        if intent.back and not wanted.get("asked"):
+            raise CutoverFailed(
+                f"{self.place.address.name} is back with {self.old}, which serves: {outcome.why}",
+                hint=f"{self.new} was left as it is now. Mend what went wrong, then run the same command again.",
+            )
+        return outcome
+
+    def _outcome(self, result: Result, intent: Intent) -> Outcome:
+        moved = [entry for entry in self.journal.all("moved") if entry["to"] == intent.goal]
+        settled = datetime.fromisoformat(moved[-1]["settled_at"]) if moved else self._settled_without_move()
+        counted = [entry for entry in self.journal.all("counted") if entry["host"] == intent.leaving]
+        steps = tuple(StepTime(e["step"], e["host"], e["seconds"]) for e in self.journal.all("finished"))
+        why = str((self.journal.find("wanted") or {}).get("why", ""))
+        behind = tuple(counted[-1]["first"]) if counted else ()
+        return Outcome(self.journal.run_id, result, intent.goal, intent.leaving, why, settled, behind, steps)
+
+    def _settled_without_move(self) -> datetime:
+        """A move whose end nobody wrote down ended at the latest when it was seen, which is now."""
+        return self.place.clock.now() + self.place.address.settles_within
+
+    def _receipt(self, outcome: Outcome, now: datetime) -> dict[str, Any]:
+        head = _head(self.journal)
+        return {
+            "format": 1,
+            "tool": f"drtool {__version__}",
+            "run_id": outcome.run_id,
+            "purpose": "cutover",
+            "result": outcome.result,
+            "address": self.place.address.name,
+            "from": head["old"],
+            "to": head["new"],
+            "holder": outcome.holder,
+            "why": outcome.why,
+            "words": [{"host": word["host"], "by": word["by"]} for word in self.journal.all("word")],
+            "started_at": head["at"],
+            "finished_at": now.isoformat(),
+            "settled_at": outcome.settled_at.isoformat(),
+            "steps": [{"name": s.name, "host": s.host, "seconds": s.seconds} for s in outcome.steps],
+        }
+
+
+def keep_census(place: Place, run_id: str, census: Any) -> None:
+    """Keep what the new host held before the move, for its owner alone."""
+    path = find_census(place, run_id)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fresh = path.with_suffix(".census.new")
+    fresh.unlink(missing_ok=True)
+    fresh.touch(mode=0o600)
+    fresh.write_bytes(render_census(census))
+    fresh.replace(path)
+
+
+def _meaningful(differences: tuple[Difference, ...]) -> tuple[Difference, ...]:
+    """Leave out what a living GitLab changes by itself, without anybody's work in it."""
+    lasting = ("project", "repository", "component", "instance")
+    return tuple(each for each in differences if each.kind in lasting)
+
+
+def _pair(order: Order, place: Place) -> tuple[str, str]:
+    """Who holds it, and who is to. Raises AddressElsewhere for a holder that the configuration does not know."""
+    holder = place.address.holder()
+    others = [name for name in place.sides if name != order.to]
+    if holder is None or holder == order.to:
+        if len(others) == 1:
+            return others[0], order.to
+        where = "nobody has it" if holder is None else f"{holder} has it already"
+        raise AddressElsewhere(
+            f"{place.address.name}: {where}, and which of {', '.join(others)} had it before cannot be seen",
+            hint="Leave only that one and the new one in the holders of its table.",
+        )
+    if holder not in place.sides:
+        raise AddressElsewhere(
+            f"{place.address.name} is with {holder}, which [address.{order.address}.holders] does not name",
+            hint="Name that host there with its way in by ssh, if it is the old one; else find out who moved it.",
+        )
+    return holder, order.to
+
+
+def _to_take_up(order: Order, place: Place) -> Journal | None:
+    """The run to go on with; None to begin one."""
+    found = [journal for journal in _of_address(place, order.address) if not journal.find("abandoned")]
+    if order.anew:
+        return None
+    unfinished = [journal for journal in found if not _ended(journal)]
+    if unfinished:
+        journal = unfinished[-1]
+        new = _head(journal)["new"]
+        if new != order.to and not order.undo:
+            raise ResumeError(
+                f"{journal.run_id}, which moves the address to {new}, is not finished",
+                hint=f"Finish it with --to {new}, take it back with --undo, or --anew forgets it.",
+            )
+        return journal
+    if not order.undo:
+        return None
+    if not found or found[-1].all("ended")[-1]["result"] != "committed":
+        raise ResumeError(
+            f"no cut-over of {order.address} to undo is known here",
+            hint="On another machine? There. Else cut over --to the host that shall have the address.",
+        )
+    return found[-1]
+
+
+def _of_address(place: Place, address: str) -> list[Journal]:
+    found = journals(place.state, PREFIX)
+    return [journal for journal in found if (head := journal.find("cutover")) and head["address"] == address]
+
+
+def _head(journal: Journal) -> Entry:
+    head = journal.find("cutover")
+    assert head is not None
+    return head
+
+
+def _wants_back(journal: Journal) -> bool:
+    wanted = journal.find("wanted")
+    return bool(wanted and wanted["back"])
+
+
+def _ended(journal: Journal) -> bool:
+    """Whether what was wanted last is so."""
+    marks = [entry["what"] for entry in journal.entries if entry["what"] in ("wanted", "ended")]
+    return bool(marks) and marks[-1] == "ended"
+
+
+def show(run: Run) -> dict[str, Any]:
+    """The plan as plain values, for ``--json``."""
+    return {
+        "run_id": run.journal.run_id,
+        "resumed": run.resumed,
+        "from": run.old,
+        "to": run.new,
+        "back": run.back,
+        "seen": _shown(run.seen),
+        "steps": [{"step": step.kind, "host": step.host} for step in run.steps],
+    }
+
+
+def _shown(seen: Observed) -> dict[str, str | None]:
+    return {"holder": seen.holder, "old": seen.old.state.value, "new": seen.new.state.value}
+
+
+def _refuse_stuck(step: Step, place: Place) -> None:
+    """Raise what a person has to be told, where there is nothing that may be done."""
+    if step.kind == "elsewhere":
+        raise AddressElsewhere(f"{place.address.name}: {step.why}", hint=step.hint)
+    if step.kind == "decide":
+        raise CutoverFailed(step.why, hint=step.hint)
