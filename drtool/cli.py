@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from drtool import __version__
-from drtool.commands import keeping, recovery, sets, setting_up
+from drtool.commands import keeping, recovery, sets, setting_up, status, unattended
 from drtool.invocation import COMMON, Call
 
 if TYPE_CHECKING:
@@ -47,10 +47,13 @@ for _command in (
     sets.show,
     sets.verify,
     sets.copy_command,
+    status.status,
     keeping.prune,
     keeping.pin,
     keeping.unpin,
     keeping.pins,
+    unattended.notify,
+    unattended.install_timer,
     sets.fetch,
     sets.extract,
     sets.diff,

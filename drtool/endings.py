@@ -6,15 +6,11 @@ Nothing here changes how a run ended, but for a hook that was to run after a suc
 
 from __future__ import annotations
 
-import fcntl
-import json
-import os
 import platform
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 from drtool.app import App
@@ -22,10 +18,9 @@ from drtool.config_notify import ON_FAILURE
 from drtool.core.bulletin import Bulletin, Kind
 from drtool.errors import DrtoolError, HookFailed, ObjectiveBreached, SetDamaged
 from drtool.events import Noticed
-from drtool.files import replace_file
 from drtool.hooks import Place, run_hooks
-from drtool.journal import make_state_directory
 from drtool.notifying import Delivered, Delivery, notify, ping, wait_for
+from drtool.told import record
 
 WATCHED = "backup"
 """What the dead-man service waits for. All other commands only write to its log."""
@@ -81,8 +76,8 @@ class Run:
         table = app.instance.notify
         told += wait_for([*notify(table, bulletin), *ping(table, kind, bulletin.body)])
         if told:
-            _record(app.config.state_dir, bulletin, told)
             _complain(app, told)
+            _remember(app, bulletin, told)
         return failed
 
     def _run_hooks(self, app: App, ending: Ending) -> DrtoolError | None:
@@ -168,6 +163,13 @@ def _place(app: App) -> Place:
     return Place(app.runner, app.clock, app.emit)
 
 
+def _remember(app: App, bulletin: Bulletin, told: list[Delivered]) -> None:
+    try:
+        record(app.config.state_dir, bulletin, told)
+    except DrtoolError as problem:
+        app.emit(Noticed("notification-not-recorded", str(problem), problem.hint))
+
+
 def _complain(app: App, told: list[Delivered]) -> None:
     for one in told:
         if one.reason:
@@ -178,37 +180,3 @@ def _complain(app: App, told: list[Delivered]) -> None:
                     "`drtool notify --test` tries it again. How the run ended is not changed by it.",
                 )
             )
-
-
-# -- what was told, for whoever asks later ----------------------------------------------------------------------------
-
-
-def _record(state: Path, bulletin: Bulletin, told: list[Delivered]) -> None:
-    """Remember the newest end of each command of each instance, and who was told of it."""
-    make_state_directory(state)
-    with (state / ".notified.lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        record = read_record(state)
-        record.setdefault(bulletin.instance, {})[bulletin.command] = {
-            "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "outcome": bulletin.kind,
-            "exit_status": bulletin.exit_status,
-            "error": bulletin.error,
-            "set_id": bulletin.set_id,
-            "invocation": os.environ.get("INVOCATION_ID", ""),
-            "told": [{"service": one.service, "kind": one.kind, "failed": one.reason} for one in told],
-        }
-        replace_file(record_path(state), json.dumps(record, indent=1).encode() + b"\n")
-
-
-def record_path(state: Path) -> Path:
-    return state / "notified.json"
-
-
-def read_record(state: Path) -> dict[str, dict[str, Any]]:
-    """By instance and command. Empty where there is none, or none that can be read: it is only a memory."""
-    try:
-        found = json.loads(record_path(state).read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) and all(isinstance(each, dict) for each in found.values()) else {}

@@ -32,7 +32,8 @@
     │   ├── AddressElsewhere        32   the address is held by somebody else than was expected; nothing was moved
     │   └── AddressTransient        31   may work in a moment; retried before anybody sees it
     ├── CutoverFailed               33   the address was moved and is back where it was, or needs a decision
-    └── HookFailed                  35   a command of the operator's own, before or after a run, went wrong
+    ├── HookFailed                  35   a command of the operator's own, before or after a run, went wrong
+    └── NotificationFailed          36   `drtool notify` could not tell everybody
 
 2 is click's own status for a wrong command line, 130 stands for Ctrl-C.
 The class carries the status, the instance a ``hint``: one sentence, what to do next.
@@ -193,3 +194,7 @@ class CutoverFailed(DrtoolError):
 
 class HookFailed(DrtoolError):
     exit_status = 35
+
+
+class NotificationFailed(DrtoolError):
+    exit_status = 36

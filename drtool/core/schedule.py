@@ -5,12 +5,15 @@ contrib/systemd and contrib/cron hold what this makes of the defaults; `drtool i
 
 from __future__ import annotations
 
+import hashlib
+import re
 import shlex
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Literal
 
-NOTICE = "# Written by `drtool install-timer`. It replaces this file only while its text is as it was written."
+_NOTICE = "# Made by `drtool install-timer`, which leaves it alone once it was changed by hand; seal {seal}"
+_SEAL = re.compile(r"\A# Made by `drtool install-timer`.*; seal ([0-9a-f]{16})\n")
 _PROGRAM, _STATE = PurePosixPath("/usr/local/bin/drtool"), PurePosixPath("/var/lib/drtool")
 _ROOT, _STORE = PurePosixPath("/"), PurePosixPath("/srv/gitlab-backups")
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -47,6 +50,14 @@ JOBS = (
         calendar="Sun *-*-* 09:30:00",
         delay="1h",
         cron="30 9 * * 0",
+    ),
+    Job(
+        "prune",
+        ("prune",),
+        "Removal of the backups of GitLab that the policy lets go",
+        calendar="*-*-* 12:45:00",
+        delay="30min",
+        cron="45 12 * * *",
     ),
 )
 
@@ -85,11 +96,25 @@ class Site:
 
 def units(site: Site) -> dict[str, str]:
     """The text of every unit file, by its name."""
-    files = {site.failed_unit: _failed(site)}
+    files = {site.failed_unit: _sealed(_failed(site))}
     for job in site.jobs:
-        files[site.unit(job.name)] = _service(site, job)
-        files[site.unit(job.name, "timer")] = _timer(job)
+        files[site.unit(job.name)] = _sealed(_service(site, job))
+        files[site.unit(job.name, "timer")] = _sealed(_timer(job))
     return files
+
+
+def is_untouched(text: str) -> bool:
+    """Whether a file is as this module once made it, of whatever version."""
+    seal = _SEAL.match(text)
+    return seal is not None and seal[1] == _seal(text[seal.end() :])
+
+
+def _sealed(text: str) -> str:
+    return f"{_NOTICE.format(seal=_seal(text))}\n{text}"
+
+
+def _seal(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def cron_name(site: Site) -> str:
@@ -100,7 +125,7 @@ def cron_name(site: Site) -> str:
 def cron_file(site: Site) -> str:
     """A file for /etc/cron.d."""
     lines = [f"{job.cron} root {_cron_words((*site.command(*job.words), '--quiet'))}" for job in site.jobs]
-    return "\n".join([_CRON_HEAD.format(path=_PATH), *lines, ""])
+    return _sealed("\n".join([_CRON_HEAD.format(path=_PATH), *lines, ""]))
 
 
 _CRON_HEAD = """\
@@ -133,7 +158,6 @@ def _quoted(word: str) -> str:
 
 def _timer(job: Job) -> str:
     return f"""\
-{NOTICE}
 [Unit]
 Description={job.description}: when
 
@@ -152,7 +176,6 @@ WantedBy=timers.target
 def _service(site: Site, job: Job) -> str:
     failed = "" if job.tells_by_itself else f"OnFailure={site.failed_unit.replace('@', '@%n')}\n"
     return f"""\
-{NOTICE}
 [Unit]
 Description={job.description}
 Wants=network-online.target
@@ -172,7 +195,6 @@ IOSchedulingClass=idle
 
 def _failed(site: Site) -> str:
     return f"""\
-{NOTICE}
 [Unit]
 Description=Notice that %i failed
 Wants=network-online.target
