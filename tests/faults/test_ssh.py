@@ -7,13 +7,12 @@ import hashlib
 import os
 import signal
 import socket
-import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,64 +23,12 @@ from drtool.core.command import Command
 from drtool.errors import CommandFailed, HostUnfit
 from drtool.hosts.ssh import SshRunner
 from drtool.hosts.ssh_target import SshTarget
+from tests.cutter import Cutter
 from tests.sshd import OPERATOR, SshServer, ssh_server
 
 pytestmark = pytest.mark.engine("sshd")
 MIB = 1 << 20
 GRACE = timedelta(seconds=1)
-
-
-@dataclass
-class Cutter:
-    """Forwards connections to a server, and breaks them: ``left`` is what may still come from the server."""
-
-    server: int
-    left: int | None = None
-    passed: int = 0
-    _ends: list[socket.socket] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self._listening = socket.create_server(("127.0.0.1", 0))
-        self.port = int(self._listening.getsockname()[1])
-        threading.Thread(target=self._serve, daemon=True).start()
-
-    def cut(self) -> None:
-        """Reset every connection, towards both sides."""
-        ends, self._ends = self._ends, []
-        _reset(*ends)
-
-    def close(self) -> None:
-        self._listening.close()
-        self.cut()
-
-    def _serve(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                client, _ = self._listening.accept()
-                server = socket.create_connection(("127.0.0.1", self.server))
-                self._ends += [client, server]
-                threading.Thread(target=self._pump, args=(client, server, False), daemon=True).start()
-                threading.Thread(target=self._pump, args=(server, client, True), daemon=True).start()
-
-    def _pump(self, source: socket.socket, sink: socket.socket, counted: bool) -> None:
-        with contextlib.suppress(OSError):
-            while data := source.recv(1 << 16):
-                if counted and self.left is not None:
-                    data = data[: self.left]
-                    self.left -= len(data)
-                sink.sendall(data)
-                self.passed += len(data) if counted else 0
-                if counted and self.left == 0:
-                    break
-        _reset(source, sink)
-
-
-def _reset(*ends: socket.socket) -> None:
-    for end in ends:
-        with contextlib.suppress(OSError):
-            end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            end.shutdown(socket.SHUT_RDWR)
-        end.close()
 
 
 @pytest.fixture
