@@ -11,7 +11,7 @@ _WOULD = {"written": "would be written", "replaced": "would be replaced", "remov
 
 def told_text(told: Told) -> str:
     if told.already:
-        return "The run told everybody itself."
+        return "Everybody was told already."
     if not told.deliveries:
         return "Nobody wants to be told of failures: see on in [instance.notify]."
     rows = [

@@ -15,7 +15,7 @@ from drtool.errors import ConfigError
 _PRIVATE = (PurePosixPath("/tmp"), PurePosixPath("/var/tmp"))  # noqa: S108 - nothing is written there
 
 
-def site_of(app: App, root: Path, *, named: bool) -> Site:
+def site_of(app: App, root: Path, *, named: bool, metrics: Path | None) -> Site:
     """The site of an instance; ``root`` is what is / on the host. Raises ConfigError for what units cannot reach.
 
     ``named``: it is one of several, or may be one day.
@@ -31,6 +31,7 @@ def site_of(app: App, root: Path, *, named: bool) -> Site:
         gitlab=PurePosixPath(table.prefix),
         backups=PurePosixPath(table.backup_path) if table.backup_path else None,
         stores=tuple(_directories(app)),
+        metrics=PurePosixPath(metrics.absolute()) if metrics else None,
     )
     for path in (site.program, config, site.state, *site.stores, *([site.backups] if site.backups else [])):
         for private in _PRIVATE:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 from drtool.app import App
 from drtool.core.bulletin import KINDS, Bulletin
 from drtool.endings import WATCHED
-from drtool.errors import ConfigError
+from drtool.errors import ConfigError, ObjectiveBreached
 from drtool.notifying import Delivered, notify, ping, wait_for
-from drtool.told import read_record
+from drtool.told import read_record, record
+
+_AGAIN = timedelta(hours=20)  # less than from one night to the next
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,24 +48,30 @@ def try_all(app: App) -> Told:
 def tell_of_unit(app: App, unit: str, environment: Mapping[str, str]) -> Told:
     """Tell that a unit of systemd failed, unless its drtool told everybody already.
 
-    ``environment`` has what systemd 251 and later say of the unit; before that, some things are told twice.
+    The same end of the same unit is told once a day. ``environment`` has what systemd 251 and later say of the unit;
+    before that, some things are told twice.
     """
     _refuse_nobody(app)
-    if _was_told(app, environment.get("MONITOR_INVOCATION_ID", "")):
+    status = environment.get("MONITOR_EXIT_STATUS", "")
+    if _was_told(app, environment.get("MONITOR_INVOCATION_ID", "")) or _was_told_today(app, unit, status):
         return Told((), already=True)
     result = environment.get("MONITOR_SERVICE_RESULT", "")
-    how = f"{environment.get('MONITOR_EXIT_CODE', '')} {environment.get('MONITOR_EXIT_STATUS', '')}".strip()
+    how = f"{environment.get('MONITOR_EXIT_CODE', '')} {status}".strip()
     bulletin = Bulletin(
-        "failure",
+        "breach" if status == str(ObjectiveBreached.exit_status) else "failure",
         unit,
         app.instance.name,
         platform.node(),
+        exit_status=int(status) if status.isdigit() else None,
         message=f"systemd says: {result or 'failed'}{f' ({how})' if how else ''}",
         hint=f"On the host, journalctl -u {unit} has the rest.",
     )
     kind = bulletin.kind if unit.startswith(f"drtool-{WATCHED}") else None
     table = app.instance.notify
-    return Told(tuple(wait_for([*notify(table, bulletin), *ping(table, kind, bulletin.body)])))
+    told = wait_for([*notify(table, bulletin), *ping(table, kind, bulletin.body)])
+    if told:
+        record(app.config.state_dir, bulletin, told)
+    return Told(tuple(told))
 
 
 def _was_told(app: App, invocation: str) -> bool:
@@ -73,6 +82,15 @@ def _was_told(app: App, invocation: str) -> bool:
         and not any(one.get("failed") for one in entry.get("told", ()))
         for entry in entries
     )
+
+
+def _was_told_today(app: App, unit: str, status: str) -> bool:
+    """Whether the same was told of the unit already: a status that looks every hour need not complain every hour."""
+    entry = read_record(app.config.state_dir).get(app.instance.name, {}).get(unit)
+    if not isinstance(entry, dict) or any(one.get("failed") for one in entry.get("told", ())):
+        return False
+    same = str(entry.get("exit_status")) == status
+    return same and app.clock.now() - datetime.fromisoformat(str(entry.get("at"))) < _AGAIN
 
 
 def _refuse_nobody(app: App) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from drtool.invocation import INSTANCE, Call, command
+from drtool.invocation import FILE, INSTANCE, Call, command
 
 
 @click.command()
@@ -37,11 +37,14 @@ def notify(call: Call, test: bool, unit: str | None, instance: str | None) -> No
 @click.command("install-timer")
 @click.option("--cron", is_flag=True, help="A file for cron instead of units and timers for systemd.")
 @click.option("--remove", is_flag=True, help="Take away what it wrote.")
+@click.option("--prometheus", type=FILE, metavar="FILE", help="Let the status write this file for node-exporter too.")
 @click.option("--dry-run", is_flag=True, help="Show the files, and write nothing.")
 @click.option("--root", type=click.Path(path_type=Path), default=Path("/"), hidden=True)
 @INSTANCE
 @command
-def install_timer(call: Call, cron: bool, remove: bool, dry_run: bool, root: Path, instance: str | None) -> None:
+def install_timer(
+    call: Call, cron: bool, remove: bool, prometheus: Path | None, dry_run: bool, root: Path, instance: str | None
+) -> None:
     """Let systemd or cron run drtool on this host by itself.
 
     A backup every night, a verification every week, and what else must not be forgotten. A file that you changed is
@@ -54,7 +57,7 @@ def install_timer(call: Call, cron: bool, remove: bool, dry_run: bool, root: Pat
     from drtool.sites import missing_references, site_of
 
     app = call.app(instance)
-    site = site_of(app, root, named=instance is not None)
+    site = site_of(app, root, named=instance is not None, metrics=prometheus)
     place = scheduling.Place(root.absolute(), LocalRunner(), dry_run)
     if remove:
         done = scheduling.remove_cron(site, place) if cron else scheduling.remove_timers(site, place)

@@ -30,9 +30,9 @@ class Job:
     delay: str
     cron: str
     runs_gitlab: bool = False
-    tells_by_itself: bool = False
 
 
+STATUS = "status"
 JOBS = (
     Job(
         "backup",
@@ -59,6 +59,14 @@ JOBS = (
         delay="30min",
         cron="45 12 * * *",
     ),
+    Job(
+        STATUS,
+        ("status",),
+        "What is promised of GitLab's backups, held against what is",
+        calendar="hourly",
+        delay="5min",
+        cron="5 8 * * *",  # once a day: cron would mail a broken promise every hour
+    ),
 )
 
 
@@ -66,7 +74,8 @@ JOBS = (
 class Site:
     """Where things are on one host. ``instance`` is None where the configuration has only one.
 
-    ``stores`` are directories that jobs write backups to, ``backups`` is GitLab's own backup directory.
+    ``stores`` are directories that jobs write backups to, ``backups`` is GitLab's own backup directory where it is
+    not the usual one. ``metrics`` is a file for node-exporter that the status is to write.
     """
 
     program: PurePosixPath = _PROGRAM
@@ -76,6 +85,7 @@ class Site:
     gitlab: PurePosixPath = _ROOT
     backups: PurePosixPath | None = None
     stores: tuple[PurePosixPath, ...] = (_STORE,)
+    metrics: PurePosixPath | None = None
     jobs: tuple[Job, ...] = JOBS
 
     def unit(self, name: str, kind: Literal["service", "timer"] = "service") -> str:
@@ -88,6 +98,9 @@ class Site:
     @property
     def timers(self) -> tuple[str, ...]:
         return tuple(self.unit(job.name, "timer") for job in self.jobs)
+
+    def words(self, job: Job) -> tuple[str, ...]:
+        return (*job.words, "--prometheus", str(self.metrics)) if self.metrics and job.name == STATUS else job.words
 
     def command(self, *words: str) -> tuple[str, ...]:
         config = ("--config", str(self.config)) if self.config else ()
@@ -124,7 +137,7 @@ def cron_name(site: Site) -> str:
 
 def cron_file(site: Site) -> str:
     """A file for /etc/cron.d."""
-    lines = [f"{job.cron} root {_cron_words((*site.command(*job.words), '--quiet'))}" for job in site.jobs]
+    lines = [f"{job.cron} root {_cron_words((*site.command(*site.words(job)), '--quiet'))}" for job in site.jobs]
     return _sealed("\n".join([_CRON_HEAD.format(path=_PATH), *lines, ""]))
 
 
@@ -174,17 +187,17 @@ WantedBy=timers.target
 
 
 def _service(site: Site, job: Job) -> str:
-    failed = "" if job.tells_by_itself else f"OnFailure={site.failed_unit.replace('@', '@%n')}\n"
     return f"""\
 [Unit]
 Description={job.description}
 Wants=network-online.target
 After=network-online.target
 # Tells of ends that drtool could not tell of itself: killed, out of memory, not even started.
-{failed}
+OnFailure={site.failed_unit.replace("@", "@%n")}
+
 [Service]
 Type=oneshot
-ExecStart={_exec(site.command(*job.words))}
+ExecStart={_exec(site.command(*site.words(job)))}
 # Ends it as Ctrl-C does: what it started is stopped too, and the next run goes on.
 KillSignal=SIGINT
 TimeoutStopSec=2min
@@ -271,6 +284,7 @@ def _writable(site: Site, job: Job | None) -> list[PurePosixPath]:
     if job.runs_gitlab:
         paths += [site.gitlab / name for name in _GITLAB_WRITES]
         paths += [site.backups] if site.backups else []
+    paths += [site.metrics.parent] if site.metrics and job.name == STATUS else []
     return [*paths, *site.stores]
 
 

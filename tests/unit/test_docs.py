@@ -21,6 +21,7 @@ from drtool import __version__
 from drtool.cli import cli
 from drtool.config import read_config
 from drtool.config_stores import StoreTable
+from drtool.core.schedule import JOBS, Site, cron_file, cron_name, units
 from drtool.errors import DrtoolError
 from drtool.streams import parse_recipients
 
@@ -38,7 +39,7 @@ def command_lines() -> Iterator[tuple[str, list[str]]]:
     """Every drtool command that a document tells to run, and where."""
     for path in texts():
         for number, line in enumerate(path.read_text().splitlines(), 1):
-            found = re.match(r"\s*(?:\$ |ExecStart=\S*/|(?:[\d*/,-]+ ){5}root )?(drtool .*)", line)
+            found = re.match(r"\s*(?:\$ |ExecStart=\S*/|(?:[\d*/,-]+ ){5}root (?:\S*/)?)?(drtool .*)", line)
             if found and " — " not in line and not line.strip().startswith("drtool/"):
                 yield f"{path.relative_to(ROOT)}:{number}", shlex.split(found[1], comments=True)[1:]
             for quoted in re.findall(r"`drtool ([a-z][^`]*)`", line):
@@ -153,30 +154,65 @@ def test_the_documents_name_files_of_the_code_that_exist() -> None:
         assert (ROOT / name).exists(), name
 
 
+def test_the_files_for_cron_and_systemd_are_those_that_install_timer_writes() -> None:
+    assert {unit.name: unit.read_text() for unit in UNITS} == units(Site())
+    assert CRON.read_text() == cron_file(Site())
+    assert CRON.name == cron_name(Site())
+
+
 def test_the_cron_file_is_one() -> None:
     lines = [line for line in CRON.read_text().splitlines() if line and not line.startswith("#")]
-    *settings, job = lines
+    settings, entries = lines[:3], lines[3:]
     assert all(re.fullmatch(r"[A-Z]+=\S+", line) for line in settings)
-    assert re.fullmatch(r"\d+ \d+ \* \* \* root drtool backup --quiet", job)
+    assert len(entries) == len(JOBS)
+    assert all(re.fullmatch(r"\d+ \d+ \* \* [\d*] root /\S*/drtool [\w -]+ --quiet", line) for line in entries)
     assert CRON.read_text().endswith("\n")  # cron ignores a last line without its end
     assert "." not in CRON.name  # and files with a dot in their name
 
 
-@pytest.mark.engine("systemd-analyze")
-def test_systemd_understands_the_units(tmp_path: Path) -> None:
+@pytest.fixture
+def runnable_units(tmp_path: Path) -> list[Path]:
+    """The units as they would be on a host whose drtool is that of these tests."""
     if shutil.which("systemd-analyze") is None:
         pytest.skip("systemd-analyze is not installed")
     for unit in UNITS:
         text = unit.read_text().replace("/usr/local/bin/drtool", str(Path(sys.executable).with_name("drtool")))
         (tmp_path / unit.name).write_text(text)
-    paths = [str(tmp_path / unit.name) for unit in UNITS]
+    return [tmp_path / unit.name for unit in UNITS]
+
+
+@pytest.mark.engine("systemd-analyze")
+def test_systemd_understands_the_units(runnable_units: list[Path]) -> None:
+    assert analyze("verify", "--man=no", *runnable_units) == (0, "")
+
+
+@pytest.mark.engine("systemd-analyze")
+@pytest.mark.parametrize("line", ["ProtectSytem=strict", "Type=oneshod", "OnCalendar=nightly"])
+def test_the_test_of_the_units_sees_what_systemd_only_warns_of(runnable_units: list[Path], line: str) -> None:
+    for unit in runnable_units:
+        unit.write_text(
+            unit.read_text().replace("[Service]\n", f"[Service]\n{line}\n").replace("[Timer]\n", f"[Timer]\n{line}\n")
+        )
+    assert line.partition("=")[0] in analyze("verify", "--man=no", *runnable_units)[1]
+
+
+@pytest.mark.engine("systemd-analyze")
+@pytest.mark.parametrize("name", [unit.name for unit in UNITS if unit.suffix == ".service"])
+def test_a_service_may_do_little_more_than_it_has_to(runnable_units: list[Path], name: str) -> None:
+    (path,) = (unit for unit in runnable_units if unit.name == name)
+    assert analyze("security", "--offline=true", "--threshold=25", path) == (0, "")
+    path.write_text(path.read_text().replace("CapabilityBoundingSet=", "#"))
+    assert analyze("security", "--offline=true", "--threshold=25", path)[0] == 1
+
+
+def analyze(*words: object) -> tuple[int, str]:
     ran = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", *paths],
+        ["systemd-analyze", *map(str, words)],
         capture_output=True,
         text=True,
         env={**os.environ, "SYSTEMD_LOG_LEVEL": "warning"},
     )
-    assert (ran.returncode, ran.stderr) == (0, "")
+    return ran.returncode, ran.stderr
 
 
 def test_the_documents_name_no_place_of_the_machine_they_were_written_on() -> None:
