@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal
 
 from drtool.backup_run import Order as Order
 from drtool.backup_run import Place as Place
 from drtool.backup_run import Run, await_other_tasks, clean_staging
+from drtool.catalog import Catalog
 from drtool.core.leftovers import Continue, Decision, Interrupted, Refuse, StartAnew, decide
 from drtool.core.model import Manifest, is_set_id, new_set_id
 from drtool.errors import HostUnfit
 from drtool.events import Noticed
 from drtool.gitlab.archive import INFORMATION
 from drtool.journal import Journal, forget_old, journals, new_journal, only_run
+from drtool.lease import leased
 from drtool.phases import phase
 from drtool.survey import config_members, look_at_version, refuse_half_restored, staged_information
 from drtool.volumes import StagedChanged
@@ -46,13 +49,14 @@ def back_up(order: Order, place: Place) -> Outcome:
     StoreError and what else the parts raise. The next call continues or cleans up.
     """
     order.check_seals()
-    with only_run(place.state, order.instance, doing="a backup"):
+    with only_run(place.state, order.instance, doing="a backup"), ExitStack() as held:
         with phase("look", "Looking at the host", place.clock, place.emit):
             version = look_at_version(order.install, place.runner)
             refuse_half_restored(order.install, place.runner)
             config_members(order.install, place.runner)  # without the secrets hours of GitLab's work are for nothing
             place.signer.sign(b"drtool: can this key sign?\n")  # now, not after GitLab wrote its backup
             place.catalog.check_reachable()
+            place = replace(place, catalog=held.enter_context(_leased(place)))
             await_other_tasks(order, place)
             _remove_unfinished(order, place)
             journal, continued = _settle(order, place)
@@ -63,6 +67,10 @@ def back_up(order: Order, place: Place) -> Outcome:
         clean_staging(order.install, place.runner)
         journal = _begin(order, place)
         return Outcome(Run(order, place, journal, version, continued=False).finish(), continued=False)
+
+
+def _leased(place: Place) -> AbstractContextManager[Catalog]:
+    return leased(place.catalog, place.state, purpose="a backup", clock=place.clock, emit=place.emit)
 
 
 def preview(order: Order, place: Place) -> Preview:

@@ -157,6 +157,7 @@ class Run:
         return str(self._entry("begin")["set_id"])
 
     def _create(self) -> None:
+        self.place.catalog.fence.check()
         created = unless_locked_out(self._created, lambda: await_other_tasks(self.order, self.place))
         self.journal.append(
             "created",

@@ -50,6 +50,7 @@ def copy(backup_set: BackupSet, to: Catalog, *, clock: Clock, emit: Emit) -> Cop
         if not _is_there(to, manifest.set_id, commit):
             to.remove_unfinished()  # none at once: another host may be copying this very set
             for volume in manifest.volumes:
+                to.fence.check()
                 if _intact(copied, volume):
                     pass
                 elif _copied_within(backup_set, volume, to) and _intact(copied, volume):

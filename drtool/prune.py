@@ -68,6 +68,7 @@ def prune(
             guards = [catalog.read_manifest(set_id, verifier) for set_id in plan.decision.guards if plan.removals]
             total = sum(removal.size for removal in plan.removals)
             for removal in plan.removals:
+                catalog.fence.check_now()
                 _check_guards(catalog, guards)
                 try:
                     if _remove(catalog, removal, clock, emit):
