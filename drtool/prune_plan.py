@@ -70,11 +70,8 @@ def plan_prune(
 
     ``locked_for``: how long the policy locks what is stored; None where it does not. Raises StoreError.
     """
-    with ThreadPoolExecutor(_READ_AT_ONCE, "prune") as threads:  # a store far away takes its time for each
-        folders = [*threads.map(partial(_open, catalog, verifier), _folders(catalog).items())]
+    folders, known = _look(catalog, verifier, emit, locked_for)
     whole = [each for each in folders if each.is_recorded and not each.is_half_gone]
-    proofs = weigh(catalog, {each.set_id: each.manifest for each in whole if each.manifest}, verifier, emit)
-    known = [_known(catalog, each, proofs.get(each.set_id), locked_for) for each in whole]
     decision = decide(known, retention, clock.now())
     reasons = {choice.set_id: choice.reasons for choice in decision.choices if choice.action == "remove"}
     if not decision.freeze:
@@ -91,6 +88,37 @@ def plan_prune(
         foreign=tuple(key for each in folders if each.manifest for key in _foreign(each)),
         doubts=tuple(each.doubt for each in folders if each.doubt),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What one look at a store shows: every set, oldest first, and the manifests that are believed.
+
+    ``going`` have a tombstone: they are in no list, and cannot be restored by name.
+    """
+
+    known: tuple[KnownSet, ...]
+    going: frozenset[str]
+    manifests: Mapping[str, Manifest]
+    doubts: tuple[str, ...]
+
+
+def look_at_sets(catalog: Catalog, *, verifier: Verifier, emit: Emit, locked_for: timedelta | None = None) -> Seen:
+    """Look at every set, as a prune does, and decide nothing. Raises StoreError."""
+    folders, known = _look(catalog, verifier, emit, locked_for)
+    manifests = {each.set_id: each.manifest for each in folders if each.manifest}
+    going = frozenset(each.set_id for each in folders if TOMBSTONE in each.objects)
+    return Seen(tuple(known), going, manifests, tuple(each.doubt for each in folders if each.doubt))
+
+
+def _look(
+    catalog: Catalog, verifier: Verifier, emit: Emit, locked_for: timedelta | None
+) -> tuple[list[_Folder], list[KnownSet]]:
+    with ThreadPoolExecutor(_READ_AT_ONCE, "prune") as threads:  # a store far away takes its time for each
+        folders = [*threads.map(partial(_open, catalog, verifier), _folders(catalog).items())]
+    whole = [each for each in folders if each.is_recorded and not each.is_half_gone]
+    proofs = weigh(catalog, {each.set_id: each.manifest for each in whole if each.manifest}, verifier, emit)
+    return folders, [_known(catalog, each, proofs.get(each.set_id), locked_for) for each in whole]
 
 
 @dataclass(frozen=True, slots=True)

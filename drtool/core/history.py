@@ -36,3 +36,8 @@ class KnownSet:
     pin: str | None = None
     baseline: bool = False
     locked_until: datetime | None = None
+
+
+def is_early(known: KnownSet, now: datetime) -> bool:
+    """Tell whether it is dated in the future: after now, or after the store had it by its own clock."""
+    return known.taken_at > min(now, known.stored_at) + CLOCKS_APART

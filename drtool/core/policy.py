@@ -13,7 +13,7 @@ from typing import Final, Literal
 
 from drtool.core import periods
 from drtool.core.alarm import find_alarm
-from drtool.core.history import CLOCKS_APART, KnownSet, State
+from drtool.core.history import KnownSet, State, is_early
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ def decide(sets: Iterable[KnownSet], retention: Retention, now: datetime) -> Dec
         raise ValueError("a set is named twice")
     counted = [each for each in known if _is_restorable(each, by_id, now)]
     guards = tuple(each.set_id for each in reversed(counted[-retention.minimum :]))
-    freeze = find_alarm([each for each in known if not _is_early(each, now)], known, counted, retention.sets_a_day)
+    freeze = find_alarm([each for each in known if not is_early(each, now)], known, counted, retention.sets_a_day)
     reasons = _reasons(known, counted, retention, now)
     _keep_bases(reasons, by_id)
     choices = tuple(_choice(each, reasons[each.set_id], counted, by_id, freeze) for each in known)
@@ -115,15 +115,10 @@ def _age(known: KnownSet) -> tuple[datetime, str]:
     return known.taken_at, known.set_id
 
 
-def _is_early(known: KnownSet, now: datetime) -> bool:
-    """Tell whether it is dated in the future: after now, or after the store had it by its own clock."""
-    return known.taken_at > min(now, known.stored_at) + CLOCKS_APART
-
-
 def _is_restorable(known: KnownSet, by_id: Mapping[str, KnownSet], now: datetime) -> bool:
     seen: set[str] = set()
     link: KnownSet | None = known
-    while link and link.state == "verified" and not _is_early(link, now) and link.set_id not in seen:
+    while link and link.state == "verified" and not is_early(link, now) and link.set_id not in seen:
         if link.base is None:
             return True
         seen.add(link.set_id)
@@ -159,7 +154,7 @@ def _held(known: KnownSet, now: datetime) -> list[str]:
         reasons.append(f"pinned: {known.pin}" if known.pin else "pinned")
     if known.locked_until and known.locked_until > now:
         reasons.append(f"locked until {known.locked_until.astimezone(UTC):%Y-%m-%d}")
-    if _is_early(known, now):
+    if is_early(known, now):
         reasons.append("dated in the future: a clock was wrong")
     if known.state == "unknown":
         reasons.append("not known to be ours")
@@ -175,11 +170,11 @@ def _spare_unproven(
 ) -> None:
     """Keep what does not count: while it is young; and never verified ones in the places they would have."""
     youngest = counted[-1].taken_at - retention.patience
-    hopeful = [each for each in unproven if each.state in _HOPEFUL and not _is_early(each, now)]
+    hopeful = [each for each in unproven if each.state in _HOPEFUL and not is_early(each, now)]
     wanted = _wanted(sorted((*counted, *hopeful), key=_age), retention) if hopeful else {}
     hopes = {each.set_id for each in hopeful}
     for each in unproven:
-        if _is_early(each, now) or each.state == "unknown":
+        if is_early(each, now) or each.state == "unknown":
             continue  # they have their reason, and their date means nothing
         if each.taken_at > youngest:
             held[each.set_id].append(_YOUNG[each.state])

@@ -1,0 +1,111 @@
+"""What was done last, as signed receipts say: verifications, restores, drills."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from drtool.catalog import Catalog
+from drtool.core.standing import Done
+from drtool.errors import ObjectMissing, SetDamaged, SignatureInvalid
+from drtool.events import Emit, Noticed
+from drtool.signing import Verifier
+
+_LOOKED_AT: Final = 200  # receipts of a kind, the newest; what is older than those proves nothing recent
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """The newest of each kind that counts; None where none of the newest receipts does.
+
+    ``digest`` and ``contents`` found nothing wrong; ``problems`` are what the last verification of any kind found.
+    ``restore`` is the last restore or drill.
+    """
+
+    digest: Done | None
+    contents: Done | None
+    problems: int | None
+    drill: Done | None
+    restore: Done | None
+
+
+def read_records(catalog: Catalog, verifier: Verifier, emit: Emit) -> Records:
+    """Read the newest receipts that a trusted key signed. Raises StoreError."""
+    verified = _Kind(catalog, ("verify-",), verifier, emit)
+    done = _Kind(catalog, ("restore-", "drill-"), verifier, emit)
+    last = verified.newest(lambda receipt: receipt["level"] in ("digest", "contents"))
+    return Records(
+        digest=_done(verified.newest(lambda receipt: receipt["level"] in ("digest", "contents") and _is_good(receipt))),
+        contents=_done(verified.newest(lambda receipt: receipt["level"] == "contents" and _is_good(receipt))),
+        problems=int(last["problems"]) if last else None,
+        drill=_done(done.newest(lambda receipt: receipt["purpose"] == "drill")),
+        restore=_done(done.newest(lambda receipt: receipt["purpose"] in ("restore", "drill"))),
+    )
+
+
+def _is_good(receipt: dict[str, Any]) -> bool:
+    return bool(receipt["signature"] == "valid" and receipt["problems"] == 0)
+
+
+class _Kind:
+    """Receipts of some purposes, newest first; each is read once."""
+
+    def __init__(self, catalog: Catalog, prefixes: Sequence[str], verifier: Verifier, emit: Emit) -> None:
+        keys = [key for prefix in prefixes for key in catalog.receipts(prefix)]
+        newest_first = sorted(keys, key=lambda key: key.rsplit("-", 2)[1:], reverse=True)[:_LOOKED_AT]
+        self._unread = _read_all(catalog, newest_first, verifier, emit)
+        self._read: list[dict[str, Any]] = []
+
+    def newest(self, counts: Callable[[dict[str, Any]], bool]) -> dict[str, Any] | None:
+        for receipt in self._read:
+            if counts(receipt):
+                return receipt
+        for receipt in self._unread:
+            self._read.append(receipt)
+            if counts(receipt):
+                return receipt
+        return None
+
+
+def _read_all(catalog: Catalog, keys: Sequence[str], verifier: Verifier, emit: Emit) -> Iterator[dict[str, Any]]:
+    for key in keys:
+        try:
+            text, signature = catalog.read_receipt(key)
+            verifier.verify(text, signature, source=key)
+            yield _parse(text, key, catalog.instance)
+        except (
+            SignatureInvalid,
+            ObjectMissing,
+            SetDamaged,
+            ValueError,
+            KeyError,
+            TypeError,
+            RecursionError,
+        ) as problem:
+            emit(Noticed("receipt-ignored", f"{key} does not count: {problem}"))
+
+
+def _parse(text: bytes, key: str, instance: str) -> dict[str, Any]:
+    """What a receipt says, with times and lengths as values. Raises ValueError if it is not what its name says."""
+    receipt: dict[str, Any] = json.loads(text)
+    finished = datetime.fromisoformat(receipt["finished_at"])
+    if finished.tzinfo is None or receipt["instance"] != instance:
+        raise ValueError("of another instance, or without a time zone")
+    name = key.rpartition("/")[2].removesuffix(".json")
+    if receipt["purpose"] == "verify":
+        stamp = f"verify-{receipt['set_id']}-{finished.astimezone(UTC):%Y%m%dT%H%M%SZ}-"
+        if not name.startswith(stamp) or not isinstance(receipt["problems"], int):
+            raise ValueError("its name is not the one that it was written under")
+        took = None
+    else:
+        if receipt["run_id"] != name:
+            raise ValueError("its name is not the one that it was written under")
+        took = timedelta(seconds=sum(max(0.0, float(step["seconds"])) for step in receipt["steps"]))
+    return {**receipt, "finished_at": finished.astimezone(UTC), "took": took}
+
+
+def _done(receipt: dict[str, Any] | None) -> Done | None:
+    return Done(receipt["finished_at"], str(receipt["set_id"]), receipt["took"]) if receipt else None

@@ -1,0 +1,199 @@
+"""What status concludes from what was seen: nothing that was not seen is well, and every promise can be broken."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from drtool.core.history import KnownSet, State
+from drtool.core.model import new_set_id
+from drtool.core.policy import Objectives
+from drtool.core.standing import (
+    Done,
+    LockSeen,
+    Objective,
+    Promises,
+    Situation,
+    Standing,
+    StoreSeen,
+    find_restorable,
+    judge,
+)
+from drtool.errors import BucketMissing, StoreAccessDenied
+from tests.sets import NIGHT
+from tests.standings import situations
+
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+NOW = NIGHT + 10 * DAY + 6 * HOUR
+PROMISES = Promises(
+    Objectives(26 * HOUR, 4 * HOUR, 100 * DAY), digest=7 * DAY, contents=7 * DAY, stores=2, locked_for=3 * DAY
+)
+
+
+def night(number: int, state: State = "verified", **more: object) -> KnownSet:
+    taken = NIGHT + number * DAY
+    known = KnownSet(new_set_id(taken, "0000"), taken, taken + HOUR / 2, state, 1000)
+    return replace(known, **more)  # type: ignore[arg-type]
+
+
+NIGHTS = tuple(night(number) for number in range(11))
+WELL = Situation(
+    "gitlab",
+    StoreSeen("main", NIGHTS),
+    (StoreSeen("copy", NIGHTS),),
+    digest=Done(NOW - DAY, NIGHTS[-1].set_id),
+    contents=Done(NOW - DAY, NIGHTS[-1].set_id),
+    drill=Done(NOW - 90 * DAY, NIGHTS[0].set_id),
+    restore=Done(NOW - 90 * DAY, NIGHTS[0].set_id, 2 * HOUR),
+    lock=LockSeen("object", NIGHTS[-1].taken_at + 3 * DAY),
+)
+
+
+def with_sets(*known: KnownSet) -> Situation:
+    return replace(WELL, store=StoreSeen("main", known), copies=(StoreSeen("copy", known),))
+
+
+def breached(standing: Standing) -> set[str]:
+    return {each.name for each in standing.objectives if each.verdict == "breached"}
+
+
+def codes(standing: Standing) -> set[str]:
+    return {each.code for each in standing.findings}
+
+
+def objective(standing: Standing, name: str) -> Objective:
+    (found,) = [each for each in standing.objectives if each.name == name]
+    return found
+
+
+def test_an_instance_that_keeps_everything_is_well() -> None:
+    standing = judge(WELL, PROMISES, NOW)
+    assert standing.exit_status == 0
+    assert {each.verdict for each in standing.objectives} == {"met"}
+    assert standing.findings == ()
+    assert standing.last_restorable and standing.last_restorable.set_id == NIGHTS[-1].set_id
+    assert objective(standing, "rpo").reached == 6 * HOUR
+
+
+BROKEN = [
+    (replace(WELL, store=StoreSeen("main", NIGHTS[:-2])), {"rpo"}),
+    (with_sets(), {"rpo", "copies", "lock"}),
+    (with_sets(*(replace(each, state="unverified") for each in NIGHTS)), {"digest"}),
+    (replace(WELL, digest=None), {"digest"}),
+    (replace(WELL, digest=Done(NOW - 8 * DAY, "")), {"digest"}),
+    (replace(WELL, digest=Done(NOW + 2 * DAY, "")), {"digest"}),
+    (replace(WELL, contents=None), {"contents"}),
+    (replace(WELL, drill=None), {"drill_age"}),
+    (replace(WELL, drill=Done(NOW + 2 * DAY, "")), {"drill_age"}),
+    (replace(WELL, drill=Done(NOW - 101 * DAY, "")), {"drill_age"}),
+    (replace(WELL, restore=None), {"rto"}),
+    (replace(WELL, restore=Done(NOW, "", None)), {"rto"}),
+    (replace(WELL, restore=Done(NOW, "", 5 * HOUR)), {"rto"}),
+    (replace(WELL, copies=()), {"copies"}),
+    (replace(WELL, copies=(StoreSeen("copy", NIGHTS[:-2]),)), {"copies"}),
+    (replace(WELL, copies=(StoreSeen("copy", tuple(replace(each, state="damaged") for each in NIGHTS)),)), {"copies"}),
+    (replace(WELL, lock=LockSeen("none")), {"lock"}),
+    (replace(WELL, lock=LockSeen("object", None)), {"lock"}),
+    (replace(WELL, lock=LockSeen("object", NIGHTS[-1].taken_at + DAY)), {"lock"}),
+    (replace(WELL, freeze="it shrank"), {"removal"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("situation", "wanted"), BROKEN)
+def test_every_promise_can_be_broken_and_ends_with_22(situation: Situation, wanted: set[str]) -> None:
+    standing = judge(situation, PROMISES, NOW)
+    assert breached(standing) == wanted
+    assert standing.exit_status == 22
+
+
+RED = [
+    (replace(WELL, store=StoreSeen("main", problem=BucketMissing("gone"))), "store", 12),
+    (replace(WELL, copies=(StoreSeen("copy", problem=StoreAccessDenied("no")),)), "store", 11),
+    (replace(WELL, half_restored="a restore"), "half-restored", 6),
+    (replace(WELL, store=StoreSeen("main", (*NIGHTS, night(9, "damaged", set_id="x")))), "damaged", 21),
+    (replace(WELL, store=StoreSeen("main", (*NIGHTS, replace(NIGHTS[-1], state="red", set_id="x", taken_at=NOW - HOUR)))), "red", 21),
+    (replace(WELL, store=StoreSeen("main", NIGHTS, doubts=("forged",))), "not-believed", 21),
+    (replace(WELL, store=StoreSeen("main", (*NIGHTS, night(9, stored_at=NOW + DAY, set_id="x")))), "clock", 6),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("situation", "code", "status"), RED)
+def test_every_other_problem_ends_with_its_own_status(situation: Situation, code: str, status: int) -> None:
+    standing = judge(situation, PROMISES, NOW)
+    assert breached(standing) == set()
+    assert codes(standing) == {code}
+    assert standing.exit_status == status
+
+
+def test_without_a_policy_an_instance_without_sets_is_not_well_and_one_with_an_old_set_is() -> None:
+    assert judge(Situation("gitlab", StoreSeen("main")), Promises(), NOW).exit_status == 14
+    old = judge(Situation("gitlab", StoreSeen("main", NIGHTS[:1])), Promises(), NOW)
+    assert old.exit_status == 0
+    assert {each.verdict for each in old.objectives} == {"not promised", "met"}  # removal alone can always be seen
+    assert objective(old, "rpo").reached == 10 * DAY + 6 * HOUR
+
+
+def test_a_clock_that_is_behind_is_told_and_makes_no_old_set_young() -> None:
+    standing = judge(WELL, PROMISES, NOW - 5 * DAY)
+    assert "clock" in codes(standing)
+    assert standing.last_restorable and standing.last_restorable.taken_at <= NOW - 5 * DAY + HOUR
+
+
+def test_a_set_from_the_future_counts_for_nothing() -> None:
+    ahead = night(12, stored_at=NOW - HOUR)
+    standing = judge(with_sets(*NIGHTS[:-2], ahead), PROMISES, NOW)
+    assert "rpo" in breached(standing)
+    assert codes(standing) == {"future"}
+
+
+def test_a_set_that_is_being_removed_is_none() -> None:
+    store = StoreSeen("main", NIGHTS, going=frozenset(each.set_id for each in NIGHTS[-2:]))
+    assert breached(judge(replace(WELL, store=store), PROMISES, NOW)) == {"rpo"}
+
+
+def test_an_increment_without_its_base_is_none() -> None:
+    alone = night(10, base="gone")
+    assert find_restorable(StoreSeen("main", (alone,)), NOW) == []
+    assert find_restorable(StoreSeen("main", (night(9), replace(alone, base=night(9).set_id))), NOW)[-1] == replace(
+        alone, base=night(9).set_id
+    )
+
+
+def test_a_copy_that_is_one_set_behind_is_good_while_it_keeps_the_rpo() -> None:
+    behind = replace(WELL, copies=(StoreSeen("copy", NIGHTS[:-1]),))
+    soon = judge(behind, replace(PROMISES, objectives=replace(PROMISES.objectives, rpo=31 * HOUR)), NOW)
+    assert soon.exit_status == 0
+    assert (soon.copies[0].complete, soon.copies[0].behind) == (False, 1)
+    assert breached(judge(behind, PROMISES, NOW)) == {"copies"}
+
+
+@given(situations(), st.sampled_from([PROMISES, Promises()]))
+@settings(max_examples=80, deadline=None)
+def test_nothing_is_well_that_was_not_seen(situation: Situation, promises: Promises) -> None:
+    standing = judge(situation, promises, NOW)
+    if standing.exit_status == 0:
+        assert standing.reachable and standing.last_restorable
+        assert all(each.verdict in ("met", "not promised") for each in standing.objectives)
+        assert all(each.severity == "amber" for each in standing.findings)
+        if rpo := promises.objectives.rpo:
+            newest = max(_good(situation.store.known), key=lambda each: each.taken_at)
+            assert NOW - newest.taken_at <= rpo
+    if any(each.verdict == "breached" for each in standing.objectives):
+        assert standing.exit_status == 22
+
+
+@given(situations())
+@settings(max_examples=40, deadline=None)
+def test_time_that_passes_makes_no_broken_rpo_good(situation: Situation) -> None:
+    first, later = (judge(situation, PROMISES, NOW + wait) for wait in (20 * DAY, 30 * DAY))
+    if objective(first, "rpo").verdict == "breached":  # all sets are in the past by then
+        assert objective(later, "rpo").verdict == "breached"
+
+
+def _good(known: Iterable[KnownSet]) -> list[KnownSet]:
+    return [each for each in known if each.state in ("verified", "unverified")]
