@@ -48,6 +48,16 @@ def only_restore_onto(runner: Runner, install: Omnibus, who: str) -> Iterator[No
         yield
 
 
+def last_restore_onto(runner: Runner, install: Omnibus) -> str:
+    """Who held the target's lock last, since it was started; empty where nobody did."""
+    try:
+        return _holder(runner, install.restore_lock)
+    except CommandFailed as problem:
+        if problem.status != 1:
+            raise
+        return ""
+
+
 @contextmanager
 def _busy_if_taken(runner: Runner, lock: PurePosixPath) -> Iterator[None]:
     try:
@@ -55,8 +65,11 @@ def _busy_if_taken(runner: Runner, lock: PurePosixPath) -> Iterator[None]:
     except CommandFailed as problem:
         if problem.status != _TAKEN:
             raise
-        holder = runner.run(Command(("cat", "--", str(lock)), MINUTE)).decode("utf-8", "replace").strip()
         raise Busy(
-            f"{runner.name}: another restore onto it is at work: {holder}",
+            f"{runner.name}: another restore onto it is at work: {_holder(runner, lock)}",
             hint="Wait for it to end, or end it where it runs; then run this again.",
         ) from problem
+
+
+def _holder(runner: Runner, lock: PurePosixPath) -> str:
+    return runner.run(Command(("cat", "--", str(lock)), MINUTE)).decode("utf-8", "replace").strip()

@@ -26,7 +26,7 @@ from drtool.core.versions import same_version
 from drtool.engine import HostKey, Site, StepTime, execute
 from drtool.errors import ResumeError
 from drtool.events import Emit
-from drtool.holding import only_restore_onto
+from drtool.holding import last_restore_onto, only_restore_onto
 from drtool.hosts import Runner
 from drtool.inspection import inspect
 from drtool.installing import look_at_packages, refuse_unfit
@@ -102,7 +102,7 @@ def prepare(request: Request, place: Place) -> Prepared:
     manifest = place.backup_set.manifest
     interrupted = None if request.anew else _unfinished(request, place)
     target = look(request.install, place.runner)
-    if interrupted and _may_go_on(interrupted, request, target, place.clock.now()):
+    if interrupted and _may_go_on(interrupted, request, target, place):
         _refuse_other_version(target, manifest)
         return Prepared(_plan_of(interrupted), target, interrupted, resumed=True)
     obstacles = judge_target(target, _needs(request, manifest))
@@ -217,15 +217,15 @@ def _fits(journal: Journal, request: Request, place: Place) -> bool:
     return not ended and (plan["instance"], plan["set_id"], plan["host"]) == wanted
 
 
-def _may_go_on(journal: Journal, request: Request, target: Host, now: datetime) -> bool:
+def _may_go_on(journal: Journal, request: Request, target: Host, place: Place) -> bool:
     """Tell whether the host may still be as an interrupted run left it.
 
-    It has the run's mark, or there is no telling: it may be another machine of the same name. Before GitLab's restore
-    began, a target that was empty has to be empty still, or a safety copy planned. After it, the projects there are
-    most likely the set's own, but not for ever: a host that somebody repaired by hand and put to work must not be
-    overwritten because of a forgotten journal. Then only --resume, in so many words, goes on.
+    Before GitLab's restore began, a target that was empty has to be empty still, or a safety copy planned, to which
+    somebody agreed for this very host. After it, the projects there are most likely the set's own, but not for ever: a
+    host that somebody repaired by hand and put to work must not be overwritten because of a forgotten journal. Then
+    only --resume, in so many words, goes on.
     """
-    if not _marked_as_it_should(journal, target):
+    if not was_last_onto(journal, target, request.install, place.runner):
         if request.resume is None:
             return False
         raise ResumeError(
@@ -234,16 +234,29 @@ def _may_go_on(journal: Journal, request: Request, target: Host, now: datetime) 
         )
     began = [entry for entry in journal.all("started") if entry["step"] == "restore"]
     if not began:
-        return target.projects == 0 or any(step.name == "safety-copy" for step in _plan_of(journal).steps)
-    return request.resume is not None or now - datetime.fromisoformat(began[-1]["at"]) < _TAKEN_UP_WITHIN
+        agreed = _mark_of(target) is not None or request.wanted.replace == target.system.hostname
+        copied = any(step.name == "safety-copy" for step in _plan_of(journal).steps)
+        return target.projects == 0 or (copied and agreed)
+    began_at = datetime.fromisoformat(began[-1]["at"])
+    return request.resume is not None or place.clock.now() - began_at < _TAKEN_UP_WITHIN
 
 
-def _marked_as_it_should(journal: Journal, target: Host) -> bool:
-    marked = any(entry["step"] == "mark" for entry in journal.all("finished"))
-    unmarked = any(entry["step"] == "unmark" for entry in journal.all("started"))
-    marker = target.backups.marker if target.backups else None
-    found = marker.run_id if marker else None
-    return found == journal.run_id or (found is None and (unmarked or not marked))
+def was_last_onto(journal: Journal, target: Host, install: Omnibus, runner: Runner) -> bool:
+    """Tell whether the host shows that nobody else restored onto it since this run, or an undoing, broke off.
+
+    Its mark says so; once that was taken off, the lock, which names who held it last. Without either it may be another
+    machine of the same name. A run that has not yet put its mark there has not changed anything.
+    """
+    if target.backups and target.backups.marked:
+        mark = _mark_of(target)
+        return mark is not None and mark.run_id == journal.run_id
+    if any(entry["step"] == "unmark" for entry in journal.all("started")):
+        return last_restore_onto(runner, install).split(" ")[0] == journal.run_id
+    return not any(entry["step"] in ("mark", "replace") for entry in journal.all("finished"))
+
+
+def _mark_of(target: Host) -> Marker | None:
+    return target.backups.marker if target.backups else None
 
 
 def _plan_of(journal: Journal) -> Plan:

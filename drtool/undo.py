@@ -12,7 +12,7 @@ from drtool.core.plan import Plan, parse_plan
 from drtool.errors import CommandFailed, HostUnfit, ResumeError
 from drtool.installs.omnibus import Omnibus
 from drtool.journal import Journal, journals
-from drtool.restore import Place, Prepared, Request, look, new_journal_of
+from drtool.restore import Place, Prepared, Request, look, new_journal_of, was_last_onto
 from drtool.restore_plan import plan_undo, safety_id
 from drtool.survey import backup_directory
 
@@ -36,7 +36,8 @@ def prepare_undo(restored: Plan, request: Request, place: Place) -> Prepared:
     """
     target = look(request.install, place.runner)
     _refuse_another(restored, target, place)
-    if interrupted := _unfinished(restored, place):
+    interrupted = _unfinished(restored, place)
+    if interrupted and was_last_onto(interrupted, target, request.install, place.runner):
         entry = interrupted.find("plan")
         assert entry is not None
         return Prepared(parse_plan(entry["plan"]), target, interrupted, resumed=True)

@@ -147,6 +147,7 @@ restore() {
     say "Non tarred backup found in $backups, using that"
   else
     set -- "$backups"/*_gitlab_backup.tar
+    if [ -n "$id" ]; then set -- "$backups/${id}_gitlab_backup.tar"; fi
     if [ $# -ne 1 ] || [ ! -e "$1" ]; then say "No backups found in $backups"; exit 1; fi
     tar -C "$backups" -xf "$1"
   fi
