@@ -1,0 +1,220 @@
+"""``status`` as an operator and a monitoring system meet it, on stores in directories; which receipts count."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from drtool.catalog import Catalog
+from drtool.events import ignore
+from drtool.journal import new_journal
+from drtool.last_done import read_records
+from drtool.signing import Signer
+from drtool.stores.local import LocalStore
+from tests import sets
+from tests.contracts.test_keeping import Kept, lay_out
+from tests.playground import Ran
+
+POLICY = """\
+[retention]
+daily = 30
+sets_a_day = 50
+[objectives]
+rpo = "26h"
+rto = "4h"
+drill_age = "100d"
+[copies]
+stores = 2
+[verification]
+digest = "7d"
+"""
+HOUR = timedelta(hours=1)
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Kept:
+    """Four verified nights in two stores, a drill last week, and a policy that is kept."""
+    made = lay_out(tmp_path, 4)
+    (made.base / "policy.toml").write_text(POLICY)
+    put_drill(made)
+    return made
+
+
+def put_drill(
+    kept: Kept, *, seconds: float = 600, days: int = 7, signer: Signer | None = None, name: str = "", **more: object
+) -> str:
+    at = datetime.now(UTC) - timedelta(days=days)
+    run_id = f"drill-{at:%Y%m%dT%H%M%SZ}-0000"
+    receipt = {
+        "format": 1,
+        "run_id": run_id,
+        "purpose": "drill",
+        "instance": sets.INSTANCE,
+        "set_id": kept.sets[0],
+        "finished_at": at.isoformat(),
+        "steps": [{"name": "send", "seconds": seconds / 2}, {"name": "restore", "seconds": seconds / 2}],
+        **more,
+    }
+    return kept.catalog().put_receipt(name or run_id, json.dumps(receipt).encode(), signer or sets.keys().signer)
+
+
+def instance(ran: Ran) -> dict[str, Any]:
+    (found,) = ran.last["instances"]
+    return dict(found)
+
+
+def verdicts(ran: Ran) -> dict[str, str]:
+    return {each["name"]: each["verdict"] for each in instance(ran)["objectives"]}
+
+
+def test_status_of_an_instance_that_keeps_its_policy_is_0(kept: Kept) -> None:
+    ran = kept.drtool("status", "--json")
+
+    assert ran.status == ran.last["exit_status"] == 0
+    assert {name for name, verdict in verdicts(ran).items() if verdict == "met"} == {
+        "rpo", "rto", "drill_age", "digest", "copies", "removal",
+    }  # fmt: skip
+    found = instance(ran)
+    assert found["last_restorable"]["set_id"] == found["last_verified"]["set_id"] == kept.sets[-1]
+    assert found["restore"]["took"] == 600
+    assert "All that is promised is kept." in kept.drtool("status").stdout
+    assert kept.drtool("status", "--quiet").stdout == ""
+
+
+def remove_newest(kept: Kept) -> None:
+    for store in ("main", "copy"):
+        for set_id in kept.sets[-2:]:
+            catalog = kept.catalog(store)
+            catalog.store.delete([info.key for info in catalog.store.list(catalog.key(set_id, ""))])
+
+
+def remove_copy(kept: Kept) -> None:
+    catalog = kept.catalog("copy")
+    catalog.store.delete([info.key for info in catalog.store.list("")])
+
+
+def remove_receipts(kept: Kept) -> None:
+    catalog = kept.catalog()
+    catalog.store.delete([info.key for info in catalog.store.list(f"{sets.INSTANCE}/receipts/")])
+
+
+@pytest.mark.parametrize(
+    ("harm", "broken"),
+    [
+        (remove_newest, {"rpo"}),
+        (remove_copy, {"copies"}),
+        (remove_receipts, {"rto", "drill_age", "digest"}),
+        (lambda kept: put_drill(kept, days=1, seconds=5 * 3600), {"rto"}),
+    ],
+)
+def test_broken_promises_end_with_22_in_every_way_it_is_told(
+    kept: Kept, harm: Callable[[Kept], object], broken: set[str]
+) -> None:
+    harm(kept)
+    metrics = kept.base / "drtool.prom"
+
+    ran = kept.drtool("status", "--json", "--prometheus", str(metrics))
+    said = kept.drtool("status", "--quiet")
+
+    assert (ran.status, said.status, ran.last["exit_status"]) == (22, 22, 22)
+    assert {name for name, verdict in verdicts(ran).items() if verdict == "breached"} == broken
+    assert said.stdout.count("breached") == len(broken)
+    assert 'drtool_status_exit_status{instance="gitlab"} 22.0' in metrics.read_text()
+    for name in broken:
+        assert f'objective="{name}",verdict="breached"}} 1.0' in metrics.read_text()
+
+
+def test_a_store_that_is_not_there_is_red_and_says_so_in_the_metrics_too(kept: Kept) -> None:
+    (kept.base / "main").rename(kept.base / "away")
+    metrics = kept.base / "drtool.prom"
+
+    ran = kept.drtool("status", "--json", "--prometheus", str(metrics))
+
+    assert ran.status == ran.last["exit_status"] == 12
+    assert verdicts(ran)["rpo"] == "unknown"
+    assert 'drtool_store_reachable{instance="gitlab"} 0.0' in metrics.read_text()
+    assert "the store does not answer" in kept.drtool("status").stdout
+
+
+def test_a_copy_that_is_not_there_is_red(kept: Kept) -> None:
+    (kept.base / "copy").rename(kept.base / "away")
+    ran = kept.drtool("status", "--json")
+    assert ran.status == 12
+    assert instance(ran)["copies"][0]["behind"] is None
+
+
+def test_no_set_at_all_is_red_without_a_policy_too(tmp_path: Path) -> None:
+    empty = lay_out(tmp_path, 0)
+    empty.configure("")
+    ran = empty.drtool("status", "--json")
+    assert ran.status == 14
+    assert [found["code"] for found in instance(ran)["findings"]] == ["no-set"]
+
+
+def test_an_unsigned_manifest_is_not_believed(kept: Kept) -> None:
+    signature = kept.base / "main" / kept.catalog().key(kept.sets[0], "manifest.json.sig")
+    signature.write_bytes(b"")
+    ran = kept.drtool("status", "--json")
+    assert ran.status == 21
+    assert [found["code"] for found in instance(ran)["findings"]] == ["not-believed"]
+
+
+def test_a_restore_that_did_not_end_is_shown(kept: Kept) -> None:
+    plan = {"instance": sets.INSTANCE, "steps": [{"name": "send"}, {"name": "restore"}]}
+    journal = new_journal(kept.base / "state", "restore-20260113T031500Z-7f3a")
+    journal.append("plan", plan=json.dumps(plan))
+    journal.append("finished", step="send")
+    ran = kept.drtool("status", "--json")
+    assert [found["code"] for found in instance(ran)["findings"]] == ["unfinished-restore"]
+    assert ran.status == 0
+
+    journal.append("finished", step="restore")
+    assert instance(kept.drtool("status", "--json"))["findings"] == []
+
+
+def test_a_metrics_file_that_cannot_be_written_is_an_error(kept: Kept) -> None:
+    assert kept.drtool("status", "--prometheus", str(kept.base / "nowhere/drtool.prom")).status == 3
+
+
+# -- receipts --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"signer": "stranger"},
+        {"instance": "another"},
+        {"finished_at": "2026-01-01T00:00:00"},
+        {"finished_at": "soon"},
+        {"steps": "none"},
+        {"name": "drill-20990101T000000Z-0000"},
+    ],
+)
+def test_a_receipt_that_is_not_what_it_says_proves_nothing(tmp_path: Path, forged: dict[str, Any]) -> None:
+    (tmp_path / "main").mkdir()
+    kept = Kept(tmp_path, ["20260113T031500Z-7f3a"])
+    put_drill(kept, **{**forged, **({"signer": sets.new_keys().signer} if "signer" in forged else {})})
+
+    records = read_records(Catalog(LocalStore(tmp_path / "main"), sets.INSTANCE), sets.keys().verifier, ignore)
+
+    assert (records.drill, records.restore) == (None, None)
+
+
+def test_the_newest_receipt_counts_and_a_restore_is_no_drill(tmp_path: Path) -> None:
+    (tmp_path / "main").mkdir()
+    kept = Kept(tmp_path, ["20260113T031500Z-7f3a"])
+    put_drill(kept, days=9, seconds=60)
+    put_drill(kept, days=5, seconds=120)
+    at = datetime.now(UTC) - HOUR
+    name = f"restore-{at:%Y%m%dT%H%M%SZ}-0000"
+    put_drill(kept, name=name, run_id=name, purpose="restore", finished_at=at.isoformat(), seconds=180)
+
+    records = read_records(kept.catalog(), sets.keys().verifier, ignore)
+
+    assert records.drill and records.drill.took == timedelta(seconds=120)
+    assert records.restore and records.restore.took == timedelta(seconds=180)
