@@ -5,8 +5,9 @@ from __future__ import annotations
 import platform
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -26,12 +27,14 @@ from drtool.events import Emit
 from drtool.hosts import Runner
 from drtool.hosts.local import LocalRunner
 from drtool.installs.omnibus import Omnibus
+from drtool.lease import leased
+from drtool.locking import lock_rule
 from drtool.policies import Policy, read_policy
 from drtool.promised import Means, refuse_unmet
 from drtool.receipts import RecordOffice
 from drtool.restore_plan import Wanted
 from drtool.signing import Signer, Verifier, public_key
-from drtool.stores import Store
+from drtool.stores import LocksBucket, Store
 from drtool.streams import parse_identities
 from drtool.unsealing import choose_identity
 
@@ -84,7 +87,16 @@ class App:
 
     def catalog_on(self, store: str) -> Catalog:
         """The instance's sets on any store of the configuration. Raises ConfigError."""
-        return Catalog(open_store(self._store_table(store)), self.instance.name)
+        return Catalog(open_store(self._store_table(store)), self.instance.name, lock=self._lock_until)
+
+    def _lock_until(self, set_id: str) -> datetime | None:
+        """What the policy says; it is not read before something is stored, for whoever only restores."""
+        table = self.policy.lock if self.policy else None
+        return lock_rule(table.duration, self.clock)(set_id) if table else None
+
+    def leased(self, catalog: Catalog, purpose: str) -> AbstractContextManager[Catalog]:
+        """Hold the instance's lease on this catalog's store while the catalog that it gives is written with."""
+        return leased(catalog, self.config.state_dir, purpose=purpose, clock=self.clock, emit=self.emit)
 
     def trial_of(self, store: str | None) -> Trial:
         """What a deep check needs of a store of the configuration (default: the instance's). Raises ConfigError."""
@@ -105,8 +117,11 @@ class App:
     def means(self) -> Means:
         """What the configuration has to keep its policy with. Raises ConfigError, StoreError."""
         table = self.instance
+        store = self.catalog.store
         mode = getattr(self._store_table(table.store), "object_lock", None)
-        return Means(table.seal == "age", 1 + len(table.copies), self.catalog.store.capabilities.lock, mode)
+        lock = store.capabilities.lock
+        locked = store.worm_state().retention if lock == "bucket" and isinstance(store, LocksBucket) else None
+        return Means(table.seal == "age", 1 + len(table.copies), lock, mode, locked)
 
     @cached_property
     def signer(self) -> Signer | None:
@@ -149,8 +164,8 @@ class App:
         copies = []
         for table in self.instance.copies:
             try:
-                target = self.catalog_on(table.store)
-                copies.append(copy(self.open_set(set_id), target, clock=self.clock, emit=self.emit))
+                with self.leased(self.catalog_on(table.store), "a copy") as target:
+                    copies.append(copy(self.open_set(set_id), target, clock=self.clock, emit=self.emit))
             except DrtoolError as problem:
                 hint = f"The set itself is complete. `drtool copy {set_id} --to {table.store}` copies it later."
                 raise type(problem)(f"{set_id} has no copy in {table.store}: {problem}", hint=hint) from problem

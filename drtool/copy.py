@@ -12,7 +12,7 @@ from drtool.core.model import Volume
 from drtool.errors import ObjectExists, SetDamaged, StoreError
 from drtool.events import Emit, Progress
 from drtool.phases import phase
-from drtool.stores import CopiesWithin
+from drtool.stores import CopiesWithin, LocksObjects
 from drtool.streams import Source, Tap
 
 
@@ -54,6 +54,7 @@ def copy(backup_set: BackupSet, to: Catalog, *, clock: Clock, emit: Emit) -> Cop
                 if _intact(copied, volume):
                     pass
                 elif _copied_within(backup_set, volume, to) and _intact(copied, volume):
+                    _lock(to, manifest.set_id, volume)
                     by_store += 1
                 else:
                     _send(backup_set, volume, to)
@@ -98,10 +99,22 @@ def _copied_within(backup_set: BackupSet, volume: Volume, to: Catalog) -> bool:
 
 
 def _send(backup_set: BackupSet, volume: Volume, to: Catalog) -> None:
-    key = to.key(backup_set.manifest.set_id, volume.name)
+    set_id = backup_set.manifest.set_id
     with backup_set.open_volume(volume) as body:
         proven = _Proven(backup_set, volume, cast(BinaryIO, body))
-        to.store.put(key, cast(BinaryIO, proven), size_hint=volume.stored_size)
+        to.store.put(
+            to.key(set_id, volume.name),
+            cast(BinaryIO, proven),
+            size_hint=volume.stored_size,
+            lock_until=to.lock_until(set_id),
+        )
+
+
+def _lock(to: Catalog, set_id: str, volume: Volume) -> None:
+    """Lock what the service copied: its copies have no lock, whatever their originals have."""
+    until = to.lock_until(set_id)
+    if until and isinstance(to.store, LocksObjects):
+        to.store.extend_lock(to.key(set_id, volume.name), until)
 
 
 class _Proven(Source):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Literal
 
 from drtool.errors import ConfigError
@@ -11,12 +12,16 @@ from drtool.policies import Policy
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """What there is to keep promises with. ``stores`` counts the first one; ``lock_mode`` is None where none is set."""
+    """What there is to keep promises with. ``stores`` counts the first one; ``lock_mode`` is None where none is set.
+
+    ``bucket_locked_for``: where the service locks whole buckets, for how long this one is; None elsewhere.
+    """
 
     sealed: bool
     stores: int
     lock: Literal["object", "bucket", "none"]
     lock_mode: Literal["governance", "compliance"] | None = None
+    bucket_locked_for: timedelta | None = None
 
 
 def find_unmet(policy: Policy, means: Means) -> tuple[str, ...]:
@@ -28,6 +33,9 @@ def find_unmet(policy: Policy, means: Means) -> tuple[str, ...]:
         found.append(f"copies.stores = {policy.copies.stores}, and the configuration has {means.stores}")
     if policy.lock and means.lock == "none":
         found.append(f"lock.days = {policy.lock.days}, and the store locks nothing")
+    if policy.lock and means.lock == "bucket" and (means.bucket_locked_for or timedelta(0)) < policy.lock.duration:
+        locked = (means.bucket_locked_for or timedelta(0)).days
+        found.append(f"lock.days = {policy.lock.days}, and the bucket's retention policy has {locked}")
     if policy.lock and policy.lock.mode == "compliance" and means.lock_mode == "governance":
         found.append('lock.mode = "compliance", and the store has object_lock = "governance"')
     return tuple(found)

@@ -19,6 +19,7 @@ from drtool.core.model import Manifest
 from drtool.core.policy import Retention
 from drtool.errors import DrtoolError, SetDamaged, SetMissing, SignatureInvalid, StoreAccessDenied, StoreError
 from drtool.events import Emit, Noticed, Progress
+from drtool.locking import Extended, extend_locks
 from drtool.marks import Pin, pinned, read_pin, remove_pin, remove_tombstone, write_pin, write_tombstone
 from drtool.phases import phase
 from drtool.prune_plan import PrunePlan, Removal, plan_prune
@@ -31,13 +32,17 @@ class RemovalRefused(StoreAccessDenied):
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """What was done. ``problems``: what the store refused, or what was not safe any more; those sets stay or wait."""
+    """What was done. ``problems``: what the store refused, or what was not safe any more; those sets stay or wait.
+
+    ``locked``: sets that stay, and whose lock was made longer.
+    """
 
     plan: PrunePlan
     dry_run: bool
     removed: tuple[str, ...]
     freed: int
     problems: tuple[DrtoolError, ...]
+    locked: tuple[str, ...] = ()
 
 
 def prune(
@@ -78,8 +83,13 @@ def prune(
                 emit(Progress("prune", sum(each.size for each in removed), total))
         except (StoreAccessDenied, SetDamaged, SetMissing, SignatureInvalid) as problem:
             problems.append(problem)  # of no single set: nothing more is removed
+    extended = Extended()
+    if locked_for:  # also where something is wrong with the sets, and then above all
+        kept = [choice.set_id for choice in plan.decision.choices if choice.action == "keep"]
+        extended = extend_locks(catalog, kept, locked_for, verifier=verifier, clock=clock)
     freed = sum(removal.size for removal in removed)
-    return Pruned(plan, False, tuple(removal.set_id for removal in removed), freed, tuple(problems))
+    gone = tuple(removal.set_id for removal in removed)
+    return Pruned(plan, False, gone, freed, (*problems, *extended.problems), extended.locked)
 
 
 def pin(catalog: Catalog, set_id: str, *, reason: str, by: str, clock: Clock, baseline: bool = False) -> Pin:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import click
@@ -46,18 +47,20 @@ def _prune_all(app: App, *, dry_run: bool) -> list[Pruned]:
     from drtool.prune import prune as remove
 
     policy = app.policy or Policy()
-    return [
-        remove(
-            catalog,
-            policy.retention.as_retention(),
-            verifier=app.verifier,
-            clock=app.clock,
-            emit=app.emit,
-            locked_for=policy.lock.duration if policy.lock else None,
-            dry_run=dry_run,
-        )
-        for catalog in _catalogs(app)
-    ]
+    pruned = []
+    for found in _catalogs(app):
+        with nullcontext(found) if dry_run else app.leased(found, "a prune") as catalog:
+            done = remove(
+                catalog,
+                policy.retention.as_retention(),
+                verifier=app.verifier,
+                clock=app.clock,
+                emit=app.emit,
+                locked_for=policy.lock.duration if policy.lock else None,
+                dry_run=dry_run,
+            )
+        pruned.append(done)
+    return pruned
 
 
 def _status_of(pruned: list[Pruned]) -> int:

@@ -122,8 +122,8 @@ def copy_command(call: Call, set_id: str, store: str, instance: str | None, unsi
     from drtool.report import copied_text
 
     app = call.app(instance)
-    target = app.catalog_on(store)
-    copied = copy_set(app.open_set(set_id, unsigned=unsigned), target, clock=app.clock, emit=app.emit)
+    with app.leased(app.catalog_on(store), "a copy") as target:
+        copied = copy_set(app.open_set(set_id, unsigned=unsigned), target, clock=app.clock, emit=app.emit)
     call.ui.result(copied, copied_text(copied))
 
 

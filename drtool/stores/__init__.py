@@ -112,6 +112,41 @@ class LeavesUploads(Protocol):
 
 
 @runtime_checkable
+class LocksObjects(Store, Protocol):
+    """A store that can tell and change until when a single object is locked. Only if ``capabilities`` say "object"."""
+
+    def locked_until(self, key: str) -> datetime | None:
+        """Until when nobody may delete or change what lies under the key now. None: it is not locked."""
+        ...
+
+    def extend_lock(self, key: str, until: datetime) -> None:
+        """Lock what lies under the key now until then, in the store's own mode. A longer lock stays as it is."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class WormState:
+    """A bucket's retention policy. One in progress protects for a day and then lapses: only ``locked`` counts.
+
+    ``lapses_at`` is when a policy in progress stops protecting; ``retention`` is how long after its last change an
+    object can neither be replaced nor deleted, by anybody.
+    """
+
+    state: Literal["none", "in progress", "locked"]
+    retention: timedelta = timedelta(0)
+    lapses_at: datetime | None = None
+
+
+@runtime_checkable
+class LocksBucket(Protocol):
+    """A store whose service locks whole buckets (OSS)."""
+
+    def worm_state(self) -> WormState:
+        """What the bucket says now. Raises StoreAccessDenied without the right to ask."""
+        ...
+
+
+@runtime_checkable
 class CopiesWithin(Protocol):
     """A store whose service copies objects by itself, so that their bytes need not pass through this host."""
 

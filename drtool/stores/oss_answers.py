@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal
 
 from drtool.errors import BucketMissing, ObjectMissing, StoreAccessDenied, StoreError, StoreFull, StoreTransient
+from drtool.stores import WormState as WormState
 from drtool.stores.endpoint import is_web_page, skew_hint, web_page
 from drtool.stores.lifecycle import LifecycleEffects
 
@@ -192,19 +192,6 @@ def frozen_error(where: str, headers: Mapping[str, str]) -> StoreError:
 
 
 # Settings of the bucket
-
-
-@dataclass(frozen=True, slots=True)
-class WormState:
-    """The bucket's retention policy. One in progress protects for a day and then lapses: only ``locked`` counts.
-
-    ``lapses_at`` is when a policy in progress stops protecting; ``retention`` is how long after its last change an
-    object can neither be replaced nor deleted, by anybody.
-    """
-
-    state: Literal["none", "in progress", "locked"]
-    retention: timedelta = timedelta(0)
-    lapses_at: datetime | None = None
 
 
 def worm_state(state: str, days: int, created: str) -> WormState:

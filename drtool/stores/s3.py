@@ -190,6 +190,18 @@ class S3Store:
             for _ in threads.map(self._delete, wanted):
                 pass
 
+    def locked_until(self, key: str) -> datetime | None:
+        head = self.head(check_key(key))
+        return head.get("ObjectLockRetainUntilDate") if head.get("ObjectLockMode") else None
+
+    def extend_lock(self, key: str, until: datetime) -> None:
+        """As ``LocksObjects`` says. In governance mode a server would take a shorter time from who may bypass locks."""
+        check_lock(self.name, self.capabilities, until)
+        kept = self.locked_until(key)
+        if kept is None or kept < until:
+            retention: Any = {"Mode": str(self._object_lock).upper(), "RetainUntilDate": until}
+            self.call(key, lambda: self.client.put_object_retention(**self.address(key), Retention=retention))
+
     def copy_from(self, source: Store, key: str) -> bool:
         """As ``CopiesWithin`` says: between buckets of one endpoint, with the same keys, up to 5 GiB in one call."""
         check_key(key)

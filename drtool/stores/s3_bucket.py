@@ -69,8 +69,7 @@ def _is_for_tags(rule: Mapping[str, Any]) -> bool:
 
 
 def locked_until(store: S3Store, key: str) -> datetime | None:
-    head = store.head(key)
-    return head.get("ObjectLockRetainUntilDate") if head.get("ObjectLockMode") else None
+    return store.locked_until(key)
 
 
 def kept_as(store: S3Store, key: str) -> dict[str, str]:
