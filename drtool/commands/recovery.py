@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 @UNSIGNED
 @command
 def restore(call: Call, set_id: str | None, host: str, undo: str | None, resume: str | None, **given: Any) -> None:
-    """Restore a set onto a host that runs exactly its GitLab version.
+    """Restore a set onto a host with exactly its GitLab.
 
     Shows what it is going to do, and asks. After an interruption the same command goes on.
     """

@@ -162,7 +162,7 @@ def fetch(
 @UNSIGNED
 @command
 def extract(call: Call, set_id: str, instance: str | None, unsigned: bool, **wanted: Any) -> None:
-    """Take one project, the database or a file out of a set.
+    """Take a project, the database or a file out of a set.
 
     Reads only the volumes that hold it.
     """

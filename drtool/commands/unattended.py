@@ -15,7 +15,7 @@ from drtool.invocation import FILE, INSTANCE, Call, command
 @INSTANCE
 @command
 def notify(call: Call, test: bool, unit: str | None, instance: str | None) -> None:
-    """Try the notifications, or send the one that a killed run could not."""
+    """Try the notifications, or send that of a killed run."""
     import os
 
     from drtool.errors import NotificationFailed
