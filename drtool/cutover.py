@@ -25,11 +25,12 @@ from drtool.core.cutover import (
     Observed,
     State,
     Step,
+    can_go_back,
     expected_steps,
     next_step,
     title,
 )
-from drtool.errors import AddressElsewhere, CutoverFailed, DrtoolError, HostUnfit, ResumeError
+from drtool.errors import AddressElsewhere, AddressError, CutoverFailed, DrtoolError, HostUnfit, ResumeError
 from drtool.events import Emit, Noticed, Waiting
 from drtool.fencing import Side
 from drtool.journal import Entry, Journal, journals, new_journal, only_run
@@ -38,6 +39,7 @@ from drtool.phases import phase
 PREFIX = "cutover-"
 _MOST_STEPS = 40  # a run that needs more is not alone
 _PAUSE = timedelta(seconds=2)
+_STUBBORN = 2
 _SHOWN = 8
 
 Result = Literal["committed", "rolled back", "undone"]
@@ -179,7 +181,7 @@ def _begin(journal: Journal, run: Run, place: Place) -> None:
                 other.append("abandoned", at=now, by=place.operator)
     if journal.find("cutover") is None:
         journal.append("cutover", address=order.address, old=run.old, new=run.new, at=now, by=place.operator)
-    if journal.find("wanted") is None or _wants_back(journal) != run.back:
+    if journal.find("wanted") is None or _wants_back(journal) != run.back or _ended(journal):
         journal.append("wanted", back=run.back, why="--undo" if order.undo else "", asked=True, at=now)
     if order.stop or not order.count:
         journal.append("options", stop=order.stop, count=order.count)
@@ -199,6 +201,7 @@ class _Driver:
     stopped: set[str] = field(default_factory=set)
     moved: str = ""
     probed: str = ""
+    refusals: int = 0
 
     def drive(self) -> Outcome:
         last: Step | None = None
@@ -209,7 +212,7 @@ class _Driver:
             match step.kind:
                 case "end":
                     return self._end(intent)
-                case "decide" if step.host == intent.new and not intent.back and self.touched:
+                case "decide" if step.host == intent.new and self._may_turn_back(seen, intent):
                     self._turn_back(step.why)
                     continue
             _refuse_stuck(step, self.place)
@@ -222,10 +225,14 @@ class _Driver:
                 raise
             except DrtoolError as problem:
                 self.journal.append("failed", step=step.kind, host=step.host, why=str(problem))
-                if intent.back:
-                    raise
-                self._turn_back(str(problem))
                 last = None
+                if self._may_turn_back(seen, intent):
+                    self._turn_back(str(problem))
+                elif isinstance(problem, AddressError) and self.refusals < _STUBBORN:
+                    self.refusals += 1  # there is no other way than this one
+                    self.place.clock.sleep(_PAUSE)
+                else:
+                    raise
         raise CutoverFailed("there is no end to it: somebody else works on these hosts", hint="Find out who.")
 
     def look(self) -> Observed:
@@ -239,8 +246,7 @@ class _Driver:
         count = self.order.count and all(entry["count"] for entry in options)
         stop = self.order.stop or any(entry["stop"] for entry in options)
         words = {entry["host"] for entry in self.journal.all("word")}
-        counted = [entry for entry in self.journal.all("counted") if entry["host"] == leaving]
-        switched_off = any(entry["step"] == "stop" and entry["host"] == goal for entry in self.journal.all("finished"))
+        counted = _last_count(self.journal, leaving)
         return Intent(
             self.old,
             self.new,
@@ -248,9 +254,9 @@ class _Driver:
             exposed=any(e["step"] == "move" and e["host"] == self.new for e in self.journal.all("started")),
             dead=leaving in words,
             stop=stop and self.place.power is not None,
-            startable=switched_off and hasattr(self.place.power, "start_instance"),
-            agreed=not any(entry["differences"] for entry in counted) or self.journal.find("agreed") is not None,
-            counted=bool(counted) or not count,
+            startable=self._can_switch_on(goal),
+            agreed=not count or counted == 0 or self.journal.find("agreed") is not None,
+            counted=counted is not None or not count,
             moved=self.moved == goal,
             probed=self.probed == goal,
         )
@@ -264,6 +270,15 @@ class _Driver:
     def touched(self) -> bool:
         """Whether anything was done to the old host, which then has to serve again or to be replaced."""
         return any(entry["host"] == self.old for entry in self.journal.all("started"))
+
+    def _may_turn_back(self, seen: Observed, intent: Intent) -> bool:
+        startable = self._can_switch_on(self.old)
+        return not intent.back and self.touched and can_go_back(seen, startable=startable)
+
+    def _can_switch_on(self, host: str) -> bool:
+        """Whether the provider switched it off for us, and can switch it on."""
+        off = any(entry["step"] == "stop" and entry["host"] == host for entry in self.journal.all("started"))
+        return off and hasattr(self.place.power, "start_instance")
 
     def _turn_back(self, why: str) -> None:
         self.journal.append("wanted", back=True, why=why, asked=False, at=self.place.clock.now().isoformat())
@@ -309,7 +324,14 @@ class _Driver:
         settles = self.place.address.settles_within  # of the record as it is now: that is what resolvers keep
         if to == self.new:
             self.place.sides[to].expose(self.journal.run_id)
-        self.place.address.move(to, expected=seen.holder)
+        try:
+            self.place.address.move(to, expected=seen.holder)
+        except AddressElsewhere:
+            raise
+        except AddressError as problem:
+            if self.place.address.holder() != to:
+                raise
+            self.place.emit(Noticed("move-complained", f"{to} has the address, although: {problem}"))
         self.moved = to
         settled = self.place.clock.now() + settles
         self.journal.append("moved", to=to, settled_at=settled.isoformat())
@@ -362,7 +384,8 @@ class _Driver:
 
     def _confirm(self) -> None:
         counted = [entry for entry in self.journal.all("counted") if entry["host"] == self.old]
-        if not self.place.agree(tuple(counted[-1]["first"]) if counted else ()):
+        unknown = (f"{self.old} could not be counted after it was stopped",)
+        if not self.place.agree(tuple(counted[-1]["first"]) if counted else unknown):
             raise CutoverFailed("nobody said yes", hint="Back up the old host and restore again, then cut over.")
         self.journal.append("agreed", at=self.place.clock.now().isoformat())
 
@@ -438,8 +461,9 @@ def _pair(order: Order, place: Place) -> tuple[str, str]:
     holder = place.address.holder()
     others = [name for name in place.sides if name != order.to]
     if holder is None or holder == order.to:
-        if len(others) == 1:
-            return others[0], order.to
+        before = [name for name in _last_pair(order, place) if name in others]
+        if len(before or others) == 1:
+            return (before or others)[0], order.to
         where = "nobody has it" if holder is None else f"{holder} has it already"
         raise AddressElsewhere(
             f"{place.address.name}: {where}, and which of {', '.join(others)} had it before cannot be seen",
@@ -451,6 +475,12 @@ def _pair(order: Order, place: Place) -> tuple[str, str]:
             hint="Name that host there with its way in by ssh, if it is the old one; else find out who moved it.",
         )
     return holder, order.to
+
+
+def _last_pair(order: Order, place: Place) -> tuple[str, ...]:
+    """The two hosts of the newest run, however that ended."""
+    found = _of_address(place, order.address)
+    return (_head(found[-1])["old"], _head(found[-1])["new"]) if found else ()
 
 
 def _to_take_up(order: Order, place: Place) -> Journal | None:
@@ -468,14 +498,18 @@ def _to_take_up(order: Order, place: Place) -> Journal | None:
                 hint=f"Finish it with --to {new}, take it back with --undo, or --anew forgets it.",
             )
         return journal
-    if not order.undo:
-        return None
-    if not found or found[-1].all("ended")[-1]["result"] != "committed":
-        raise ResumeError(
-            f"no cut-over of {order.address} to undo is known here",
-            hint="On another machine? There. Else cut over --to the host that shall have the address.",
-        )
-    return found[-1]
+    if order.undo:
+        if not found:
+            raise ResumeError(
+                f"no cut-over of {order.address} to undo is known here",
+                hint="On another machine? There. Else cut over --to the host that shall have the address.",
+            )
+        return found[-1]
+    last = found[-1] if found else None
+    if last and (last.all("ended")[-1]["result"], _head(last)["new"]) == ("committed", order.to):
+        # Said once more: look at all of it again, if it still is as it was left.
+        return last if place.address.holder() == order.to else None
+    return None
 
 
 def _of_address(place: Place, address: str) -> list[Journal]:
@@ -492,6 +526,17 @@ def _head(journal: Journal) -> Entry:
 def _wants_back(journal: Journal) -> bool:
     wanted = journal.find("wanted")
     return bool(wanted and wanted["back"])
+
+
+def _last_count(journal: Journal, host: str) -> int | None:
+    """How many differences were counted on a host since it was frozen; None if nobody counted since."""
+    found: int | None = None
+    for entry in journal.entries:
+        if entry["what"] == "started" and (entry["step"], entry["host"]) == ("freeze", host):
+            found = None
+        if entry["what"] == "counted" and entry["host"] == host:
+            found = int(entry["differences"])
+    return found
 
 
 def _ended(journal: Journal) -> bool:

@@ -94,7 +94,8 @@ class GitLabSide:
         exposed = '"exposed"' in services.mark
         if services.writing:
             return HostSeen(State.SERVING, healthy=self._unhealthy() is None, exposed=exposed)
-        return HostSeen(State.FENCED if services.held and not services.up else State.FROZEN, exposed=exposed)
+        state = State.FENCED if services.held and not services.up else State.FROZEN
+        return HostSeen(state, exposed=exposed, held=services.held)
 
     @contextmanager
     def hold(self, who: str) -> Iterator[None]:

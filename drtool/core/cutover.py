@@ -20,7 +20,7 @@ class State(StrEnum):
     SERVING = "serving"
     """Something that writes is up."""
     FROZEN = "frozen"
-    """Nothing that writes is up; it would be after a restart of the machine."""
+    """Nothing that writes is up; after a restart of the machine it may be."""
     FENCED = "fenced"
     """Nothing is up, nor would be after a restart of the machine."""
     STOPPED = "stopped"
@@ -33,7 +33,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class HostSeen:
-    """One host. ``healthy``: asked past the public address, it serves.
+    """One host. ``healthy``: asked past the public address, it serves. ``held``: it does not start with its machine.
 
     ``exposed``: word was left on it that it may have been behind the address.
     """
@@ -41,6 +41,7 @@ class HostSeen:
     state: State
     healthy: bool = False
     exposed: bool = False
+    held: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +103,9 @@ class Step:
 Decide = Callable[[Observed, Intent], Step]
 
 TITLES: dict[Kind, str] = {
-    "freeze": "Stop what writes on {host}",
+    "freeze": "Stop what writes on {host}, and keep it from starting with the machine",
     "count": "Count what {host} holds",
-    "fence": "Stop all of GitLab on {host}, and keep it from starting with the machine",
+    "fence": "Stop the rest of GitLab on {host}",
     "stop": "Let the provider switch {host} off; it is kept, and charged",
     "start": "Let the provider switch {host} on",
     "open": "Start GitLab on {host}, and wait until it serves",
@@ -126,19 +127,21 @@ def next_step(seen: Observed, intent: Intent) -> Step:
         return _elsewhere(seen.holder)
     leaving, goal = (seen.new, seen.old) if intent.back else (seen.old, seen.new)
     # A new host that nobody was ever led to may go on as it is, when all that is wanted is the old one.
-    step = _fence(leaving.state, intent) if intent.exposed or seen.new.exposed or not intent.back else None
+    step = _fence(leaving, intent) if intent.exposed or seen.new.exposed or not intent.back else None
     # Not before: where people are still led to both (DNS), both would be writable.
     return step or _open(goal, intent) or _move(seen.holder, intent)
 
 
-def _fence(state: State, intent: Intent) -> Step | None:
+def _fence(seen: HostSeen, intent: Intent) -> Step | None:
     """What is missing until the host that the address leaves can take no write any more."""
     host = intent.leaving
-    match state:
+    match seen.state:
         case State.SERVING:
             return Step("freeze", host)
+        case State.FROZEN if not seen.held:  # by somebody else: after a restart it would take writes that nobody counts
+            return Step("freeze", host)
         case State.FROZEN:
-            # Frozen is not enough to move: a machine that starts anew would serve again.
+            # Frozen is not enough to move: by whomever it was stopped, a restart of the machine may start it.
             return Step("fence", host) if intent.counted else Step("count", host)
         case State.FENCED:
             return Step("stop", host) if intent.stop and not intent.back else None
@@ -171,7 +174,7 @@ def _open(goal: HostSeen, intent: Intent) -> Step | None:
             return Step("open", intent.goal)
     if intent.startable:
         return Step("start", intent.goal)
-    hint = "Start the machine, or mend the way to it; then run the same command again."
+    hint = "Start the machine, or mend the way to it, and run this again; or begin --anew, --to the other host."
     return Step("decide", intent.goal, f"{intent.goal} is to get the address, and cannot be reached", hint)
 
 
@@ -192,6 +195,14 @@ def _elsewhere(holder: str | None) -> Step:
     )
 
 
+def can_go_back(seen: Observed, *, startable: bool) -> bool:
+    """Tell whether the old host could serve again: it is no use to give the address back to a dead one.
+
+    ``startable``: the provider, who switched it off for us, can switch it on.
+    """
+    return startable or seen.old.state in (State.SERVING, State.FROZEN, State.FENCED)
+
+
 def expected_steps(seen: Observed, intent: Intent, decide: Decide = next_step) -> tuple[Step, ...]:
     """What will be done if all goes well: for a dry run."""
     steps: list[Step] = []
@@ -206,7 +217,7 @@ def expected_steps(seen: Observed, intent: Intent, decide: Decide = next_step) -
 def _after(step: Step, seen: Observed, intent: Intent) -> tuple[Observed, Intent]:
     match step.kind:
         case "freeze":
-            return _with_host(seen, intent, step.host, HostSeen(State.FROZEN)), intent
+            return _with_host(seen, intent, step.host, HostSeen(State.FROZEN, held=True)), intent
         case "fence":
             return _with_host(seen, intent, step.host, HostSeen(State.FENCED)), intent
         case "stop":

@@ -38,15 +38,23 @@ printf '= mark\\n'
 cat -- "$3" 2>/dev/null
 printf '\\n= end\\n'"""
 
-_FENCE = """\
+_HOLD = """\
 set -eu
 for service in "$0"/opt/gitlab/service/*/; do
   if [ -d "$service" ] && [ ! -e "${service}down" ]; then printf 'drtool cutover\\n' >"${service}down"; fi
 done
 sync
+if [ "$1" = systemd ] && [ -d /run/systemd/system ] && systemctl cat "$2" >/dev/null 2>&1; then
+  systemctl disable "$2"
+fi
+"""
+
+# By systemd too, so that a gitlab-ctl start by mistake finds nobody who would do it.
+_FENCE = f"""\
+{_HOLD}
 "$0/opt/gitlab/bin/gitlab-ctl" stop || :
 if [ "$1" = systemd ] && [ -d /run/systemd/system ] && systemctl cat "$2" >/dev/null 2>&1; then
-  systemctl disable --now "$2"
+  systemctl stop "$2"
 fi"""
 
 # A file that somebody else put there is none of ours. After the unit's start runit needs up to five seconds to look
@@ -110,8 +118,12 @@ def parse_services(output: bytes, host: str) -> Services:
 
 
 def freeze(install: Omnibus, services: Services) -> tuple[Command, ...]:
-    """Stop everything that may write; the database and Gitaly stay, to be counted."""
-    return tuple(install.stop(service) for service in services.writing)
+    """Stop everything that may write, from starting with the machine first; the database and Gitaly stay for counting.
+
+    A machine that starts anew in between would else serve again after it was counted.
+    """
+    hold = Command(("sh", "-c", _HOLD, *_place(install)), MINUTE)
+    return (hold, *(install.stop(service) for service in services.writing))
 
 
 def fence(install: Omnibus) -> Command:
