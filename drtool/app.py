@@ -21,6 +21,7 @@ from drtool.config_stores import AnyStoreTable, LocalStoreTable, OssStoreTable, 
 from drtool.copy import Copied, copy
 from drtool.core.packages import package_of
 from drtool.core.plan import Via
+from drtool.core.posture import StorePlace
 from drtool.engine import HostKey
 from drtool.errors import ConfigError, DrtoolError
 from drtool.events import Emit
@@ -87,7 +88,7 @@ class App:
 
     def catalog_on(self, store: str) -> Catalog:
         """The instance's sets on any store of the configuration. Raises ConfigError."""
-        return Catalog(open_store(self._store_table(store)), self.instance.name, lock=self._lock_until)
+        return Catalog(open_store(self.store_table(store)), self.instance.name, lock=self._lock_until)
 
     def _lock_until(self, set_id: str) -> datetime | None:
         """What the policy says; it is not read before something is stored, for whoever only restores."""
@@ -100,10 +101,10 @@ class App:
 
     def trial_of(self, store: str | None) -> Trial:
         """What a deep check needs of a store of the configuration (default: the instance's). Raises ConfigError."""
-        table = self._store_table(store or self.instance.store)
+        table = self.store_table(store or self.instance.store)
         return _trial(table, Trial(open_store(table, small=True), self.instance.name, self.clock, self.emit))
 
-    def _store_table(self, store: str) -> AnyStoreTable:
+    def store_table(self, store: str) -> AnyStoreTable:
         if store not in self.config.store:
             listed = ", ".join(self.config.store)
             raise ConfigError(f"{self.path}: there is no [store.{store}]", hint=f"There are: {listed}.")
@@ -118,10 +119,19 @@ class App:
         """What the configuration has to keep its policy with. Raises ConfigError, StoreError."""
         table = self.instance
         store = self.catalog.store
-        mode = getattr(self._store_table(table.store), "object_lock", None)
+        mode = getattr(self.store_table(table.store), "object_lock", None)
         lock = store.capabilities.lock
         locked = store.worm_state().retention if lock == "bucket" and isinstance(store, LocksBucket) else None
         return Means(table.seal == "age", 1 + len(table.copies), lock, mode, locked)
+
+    def place_of(self, store: str) -> StorePlace:
+        """Where a store's copies lie, and whether they can be locked there. Raises ConfigError, StoreError."""
+        table = self.store_table(store)
+        kind = f"{table.kind} {getattr(table, 'endpoint', '') or ''}".strip()
+        catalog = self.catalog_on(store)
+        catalog.check_reachable()
+        locks = catalog.store.capabilities.lock != "none"
+        return StorePlace(store, kind, off_site=table.kind != "local", locks=locks)
 
     @cached_property
     def signer(self) -> Signer | None:

@@ -5,33 +5,57 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from drtool.backup import Order
 from drtool.catalog import Catalog
+from drtool.check_host import (
+    check_clock,
+    check_isolation,
+    check_settings,
+    forecast_room,
+    look_for_other_backups,
+    look_for_timer,
+)
+from drtool.check_keys import Seen, check_permissions, look_at_identities
+from drtool.clock import Clock
 from drtool.core.command import Command
-from drtool.errors import CommandFailed, ConfigError, DrtoolError, HostUnfit
+from drtool.core.model import Manifest
+from drtool.core.posture import StorePlace, judge_posture
+from drtool.errors import CommandFailed, ConfigError, DrtoolError, FormatTooNew, HostUnfit, SetDamaged, SetMissing
+from drtool.events import Emit
 from drtool.hosts import Runner
+from drtool.last_done import read_records
 from drtool.signing import Signer, Verifier
 from drtool.streams import parse_recipients
 from drtool.survey import config_members, look_at_version, refuse_half_restored, running_task
 
 _OLDEST_TAR = (1, 30)
+_SETS_COMPARED = 6
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One question: ``error`` is None when all is well, and then ``found`` says what was seen."""
+    """One question: ``error`` is None when all is well, and then ``found`` says what was seen.
+
+    ``advice`` is what to do about it all the same, empty for nothing.
+    """
 
     question: str
     found: str
     error: DrtoolError | None = None
+    advice: str = ""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What is checked."""
+    """What is checked.
+
+    ``files`` nobody else may change; ``secrets`` are references to what nobody else may read. ``stores`` are opened
+    late, by name: the instance's own first. ``means`` are what there is to keep the policy with.
+    """
 
     order: Order
     catalog: Catalog
@@ -39,28 +63,58 @@ class Subject:
     signer: Signer | None
     verifier: Verifier
     state: Path
+    clock: Clock
+    emit: Emit
+    config: Path
+    files: tuple[Path, ...]
+    identities: tuple[str, ...]
+    secrets: tuple[str, ...]
+    stores: tuple[tuple[str, Callable[[], StorePlace]], ...]
+    unmet: Callable[[], None]
 
 
 def check(subject: Subject) -> tuple[Answer, ...]:
     """Ask every question, also after a bad answer."""
-    questions: tuple[tuple[str, Callable[[Subject], str]], ...] = (
+    questions: tuple[tuple[str, Callable[[Subject], str | Seen]], ...] = (
+        ("policy", _policy),
+        ("permissions", lambda each: check_permissions(each.files, each.secrets)),
+        ("keys", lambda each: look_at_identities(each.config, each.identities)),
         ("seal", _seal),
         ("signature", _signature),
         ("state", _state),
         ("gitlab", _gitlab),
         ("gitlab config", _gitlab_config),
+        ("gitlab settings", lambda each: check_settings(each.order.install, each.runner)),
+        ("gitlab backups", lambda each: look_for_other_backups(each.order.install, each.runner)),
+        ("gitlab isolation", lambda each: check_isolation(each.order.install, each.runner)),
         ("gitlab tasks", _tasks),
         ("tar", _tar),
+        ("timer", lambda each: look_for_timer(each.order.install, each.runner, each.order.instance, each.clock)),
         ("store", _store),
     )
-    return tuple(_ask(name, question, subject) for name, question in questions)
+    of_store: tuple[tuple[str, Callable[[Subject], str | Seen]], ...] = (
+        ("room", lambda each: forecast_room(each.order.install, each.runner, _newest(each.catalog))),
+        ("clock", lambda each: check_clock(each.catalog, each.clock)),
+        ("3-2-1-1-0", _posture),
+    )
+    answers = [_ask(name, question, subject) for name, question in questions]
+    if answers[-1].error is None:  # else each of them would only say the same once more
+        answers += [_ask(name, question, subject) for name, question in of_store]
+    return tuple(answers)
 
 
-def _ask(name: str, question: Callable[[Subject], str], subject: Subject) -> Answer:
+def _ask(name: str, question: Callable[[Subject], str | Seen], subject: Subject) -> Answer:
     try:
-        return Answer(name, question(subject))
+        seen = question(subject)
     except DrtoolError as error:
         return Answer(name, "", error)
+    found, advice = (seen, "") if isinstance(seen, str) else seen
+    return Answer(name, found, advice=advice)
+
+
+def _policy(subject: Subject) -> str:
+    subject.unmet()
+    return "nothing is promised that the configuration cannot keep"
 
 
 def _seal(subject: Subject) -> str:
@@ -119,3 +173,21 @@ def _tar(subject: Subject) -> str:
 
 def _store(subject: Subject) -> str:
     return f"{subject.catalog.store.name} holds {len(subject.catalog.set_ids())} sets of {subject.catalog.instance}"
+
+
+def _newest(catalog: Catalog) -> list[Manifest]:
+    """The manifests of the last sets, as far as they can be read: only sizes are taken from them."""
+    manifests = []
+    for set_id in catalog.set_ids()[-_SETS_COMPARED:]:
+        with suppress(SetDamaged, SetMissing, FormatTooNew):
+            manifests.append(catalog.read_manifest(set_id, None))
+    return manifests
+
+
+def _posture(subject: Subject) -> Seen:
+    places = [place() for _, place in subject.stores]
+    problems = read_records(subject.catalog, subject.verifier, subject.emit).problems
+    points = judge_posture(places, problems)
+    reached = ", ".join(point.rule for point in points if point.reached) or "none"
+    missing = "; ".join(f"{point.rule}: {point.remedy}" for point in points if not point.reached)
+    return f"{sum(point.reached for point in points)} of 5 points: {reached}", f"Missing: {missing}." if missing else ""

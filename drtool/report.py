@@ -76,7 +76,10 @@ Then:
 def answers_text(answers: Sequence[Answer], *, more_is_wrong: bool = False) -> str:
     lines = []
     for answer in answers:
-        if answer.error is None:
+        if answer.error is None and answer.advice:
+            lines.append(f"{mark('warn')}    {answer.question}: {answer.found}")
+            lines.append(f"        → {answer.advice}")
+        elif answer.error is None:
             lines.append(f"{mark('ok')}      {answer.question}: {answer.found}")
         else:
             lines.append(f"{mark('bad')}  {answer.question}: {answer.error}")

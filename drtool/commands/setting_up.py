@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from drtool.invocation import INSTANCE, Call, command
+
+if TYPE_CHECKING:
+    from drtool.app import App
+    from drtool.check import Subject
+    from drtool.iam import Cloud
 
 
 @click.command()
@@ -15,12 +23,26 @@ from drtool.invocation import INSTANCE, Call, command
 @click.option("--instance", default="gitlab", show_default=True, help="What to call this GitLab.")
 @click.option("--store", type=click.Path(path_type=Path), help="A directory for the backups; edit the file for S3.")
 @click.option("--policy", metavar="NAME", help="Copy this ready policy there too: small-team, business, …")
+@click.option(
+    "--iam",
+    type=click.Choice(["aws", "oss", "spaces"]),
+    help="Make nothing; print the smallest rights for the store that drtool.toml names.",
+)
 @command
-def init(call: Call, directory: Path, instance: str, store: Path | None, policy: str | None) -> None:
+def init(
+    call: Call, directory: Path, instance: str, store: Path | None, policy: str | None, iam: Cloud | None
+) -> None:
     """Write drtool.toml and make the keys.
 
-    Both go to DIRECTORY, by default /etc/drtool. Keys that are there already are kept.
+    Both go to DIRECTORY, by default /etc/drtool. Keys that are there already are kept. With --iam, --store is the name
+    of a store of the configuration.
     """
+    if iam:
+        from drtool.commands.protecting import show_rights
+
+        chosen = click.get_current_context().get_parameter_source("instance") is not ParameterSource.DEFAULT
+        show_rights(call, iam, instance if chosen else None, str(store) if store else None)
+        return
     import platform
 
     from drtool.config import check_name
@@ -42,7 +64,6 @@ def init(call: Call, directory: Path, instance: str, store: Path | None, policy:
 @command
 def check(call: Call, instance: str | None, deep: bool, store: str | None) -> None:
     """Say whether a backup could be taken now. Changes nothing, but for --deep."""
-    from drtool.check import Subject
     from drtool.check import check as ask
     from drtool.report import answers_text, tried_text
 
@@ -50,7 +71,7 @@ def check(call: Call, instance: str | None, deep: bool, store: str | None) -> No
         raise click.UsageError("--store is for --deep.")
     app = call.app(instance)
     trial = app.trial_of(store) if deep else None
-    answers = ask(Subject(app.backup_order(), app.catalog, app.runner, app.signer, app.verifier, app.config.state_dir))
+    answers = ask(_subject_of(app))
     errors = [answer.error for answer in answers if answer.error]
     found: dict[str, object] = {"answers": answers}
     if trial:
@@ -64,6 +85,32 @@ def check(call: Call, instance: str | None, deep: bool, store: str | None) -> No
     call.ui.result(found, text, bad=bool(errors))
     if errors:
         sys.exit(errors[0].exit_status)
+
+
+def _subject_of(app: App) -> Subject:
+    from drtool.check import Subject
+    from drtool.config_stores import SECRETS_OF_STORES
+    from drtool.promised import refuse_unmet
+
+    table = app.instance
+    names = (table.store, *(copied.store for copied in table.copies))
+    of_stores = [getattr(app.config.store[name], key, None) for name in names for key in SECRETS_OF_STORES]
+    return Subject(
+        order=app.backup_order(),
+        catalog=app.catalog,
+        runner=app.runner,
+        signer=app.signer,
+        verifier=app.verifier,
+        state=app.config.state_dir,
+        clock=app.clock,
+        emit=app.emit,
+        config=app.path.resolve(),
+        files=(app.path.resolve(), *((table.policy,) if table.policy else ())),
+        identities=table.identities,
+        secrets=(*table.identities, *filter(None, of_stores)),
+        stores=tuple((name, partial(app.place_of, name)) for name in names),
+        unmet=lambda: refuse_unmet(app.policy, app.means()) if app.policy else None,
+    )
 
 
 @click.command()

@@ -8,6 +8,7 @@ Sources: omnibus-gitlab's templates, 11 to 18; GitLab 18.9 for the object storag
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 from drtool.core.host import Settings
@@ -32,6 +33,28 @@ def parse_settings(gitlab_yml: str | None, database_yml: str | None) -> Settings
         remote_storages=tuple(sorted(str(name) for name, storage in named.items() if _is_remote(storage))),
         object_storage=tuple(sorted(_in_object_storage(gitlab or {}))),
         database_host=_database_host(database),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class BackupSettings:
+    """What GitLab's own backup is told. ``keep_time`` in seconds, 0 for ever; ``uploads``: archives go to a bucket."""
+
+    path: str | None
+    keep_time: int
+    uploads: bool
+
+
+def parse_backup_settings(gitlab_yml: str) -> BackupSettings | None:
+    """Read them; None if the file cannot be understood."""
+    gitlab = _production(gitlab_yml)
+    if gitlab is None:
+        return None
+    path, keep = _at(gitlab, "backup", "path"), _at(gitlab, "backup", "keep_time")
+    return BackupSettings(
+        path=path if isinstance(path, str) and path else None,
+        keep_time=keep if isinstance(keep, int) else 0,
+        uploads=bool(_at(gitlab, "backup", "upload", "connection")),
     )
 
 
