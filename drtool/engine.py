@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import BinaryIO, assert_never
@@ -69,6 +70,8 @@ class Site:
     clock: Clock
     emit: Emit
     key: HostKey | None = None
+    still_held: Callable[[], None] = lambda: None
+    """Raises when the target's lock was lost, see ``holding``; asked before every step."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,7 @@ def _execute_step(step: Step, plan: Plan, site: Site, journal: Journal) -> None:
             f"{plan.run_id}: was interrupted inside {step.name!r}, which must not be done twice",
             hint="Look at the host, then start anew.",
         )
+    site.still_held()
     journal.append("started", step=step.name, at=site.clock.now().isoformat())
     with phase(step.name, step.title, site.clock, site.emit) as elapsed:
         _perform(step, plan, site, journal)

@@ -6,12 +6,13 @@ connection that breaks, lets go of it: nobody has to unlock anything.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import PurePosixPath
 
 from drtool.core.command import Command
-from drtool.errors import Busy, CommandFailed
+from drtool.errors import Busy, CommandFailed, HostUnfit
 from drtool.hosts import Runner
 from drtool.installs.omnibus import MINUTE, Omnibus
 
@@ -36,16 +37,41 @@ while [ $tries -gt 0 ]; do
 done
 exit {_TAKEN}"""
 
+_STILL = f"""\
+exec 9>>"$0" || exit
+if flock --nonblock 9; then exit {_TAKEN}; fi
+[ "$(cat -- "$0")" = "$1" ]"""
+
 
 @contextmanager
-def only_restore_onto(runner: Runner, install: Omnibus, who: str) -> Iterator[None]:
-    """Hold the target's lock. Raises Busy, naming who holds it; ``who`` is what others are told."""
+def only_restore_onto(runner: Runner, install: Omnibus, who: str) -> Iterator[Callable[[], None]]:
+    """Hold the target's lock. Raises Busy, naming who holds it; ``who`` is what others are told.
+
+    What it gives raises CommandFailed when the lock is held no more: the connection that held it broke, or the host
+    started anew, and commands since then went over a new connection as if nothing had been.
+    """
     lock = install.restore_lock
-    with ExitStack() as held:
+    held = ExitStack()
+    try:
         with _busy_if_taken(runner, lock):
             held.enter_context(runner.write_to(Command(("sh", "-c", _HOLD, str(lock), who))))
             runner.run(Command(("sh", "-c", _AWAIT, str(lock), who), MINUTE))
-        yield
+        yield partial(_refuse_lost, runner, lock, who)
+    finally:
+        with suppress(CommandFailed, HostUnfit):  # what was done is done: a lost connection let go by itself
+            held.close()
+
+
+def _refuse_lost(runner: Runner, lock: PurePosixPath, who: str) -> None:
+    try:
+        runner.run(Command(("sh", "-c", _STILL, str(lock), who), MINUTE))
+    except CommandFailed as problem:
+        if problem.status is None:
+            raise
+        raise CommandFailed(
+            f"{runner.name}: the connection broke or the host started anew, and the lock of this restore is lost",
+            hint="The same command goes on from here.",
+        ) from problem
 
 
 def last_restore_onto(runner: Runner, install: Omnibus) -> str:

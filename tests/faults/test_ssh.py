@@ -14,15 +14,17 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
 import pytest
 
 from drtool.core.command import Command
 from drtool.errors import CommandFailed, HostUnfit
+from drtool.holding import only_restore_onto
 from drtool.hosts.ssh import SshRunner
 from drtool.hosts.ssh_target import SshTarget
+from drtool.installs.omnibus import Omnibus
 from tests.cutter import Cutter
 from tests.sshd import OPERATOR, SshServer, ssh_server
 
@@ -117,6 +119,26 @@ def test_a_command_after_a_cut_runs_over_a_new_connection(cut_runner: SshRunner,
     for _ in range(3):
         assert cut_runner.run(Command(("echo", "here"))) == b"here\n"
         cutter.cut()
+
+
+def test_a_restore_notices_that_its_lock_went_with_the_connection(
+    cut_runner: SshRunner, cutter: Cutter, open_folder: Path
+) -> None:
+    def is_lost() -> bool:
+        try:
+            still_held()
+        except CommandFailed as problem:
+            return "the lock of this restore is lost" in str(problem)
+        return False
+
+    install = Omnibus(PurePosixPath(open_folder))
+    with only_restore_onto(cut_runner, install, "restore-1 (here)") as still_held:
+        assert not is_lost()
+        cutter.cut()
+        assert comes_true(is_lost)
+        with only_restore_onto(cut_runner, install, "restore-2 (there)") as held_by_another:
+            assert is_lost()
+            held_by_another()
 
 
 def test_a_cut_connection_never_repeats_a_command(cut_runner: SshRunner, cutter: Cutter, open_folder: Path) -> None:
