@@ -262,6 +262,9 @@ def plan_text(prepared: Prepared, manifest: Manifest) -> str:
 def undo_text(prepared: Prepared, undone: str) -> str:
     plan, target = prepared.plan, prepared.target
     head = "Go on undoing" if prepared.resumed else "Undo"
+    if not any(step.kind == "put-back" for step in plan.steps):
+        staged = f"{head} {undone}: it replaced nothing on {target.system.hostname} ({target.name}); run {plan.run_id}"
+        return "\n".join((staged, *_step_lines(prepared)))
     return "\n".join(
         (
             f"{head} {undone}: bring back what {target.system.hostname} ({target.name}) held before,",

@@ -24,7 +24,7 @@ from drtool.core.obstacles import Obstacle, refuse
 from drtool.core.plan import Plan, parse_plan
 from drtool.core.versions import same_version
 from drtool.engine import HostKey, Site, StepTime, execute
-from drtool.errors import ResumeError
+from drtool.errors import HostUnfit, ResumeError
 from drtool.events import Emit
 from drtool.holding import last_restore_onto, only_restore_onto
 from drtool.hosts import Runner
@@ -103,8 +103,10 @@ def prepare(request: Request, place: Place) -> Prepared:
     interrupted = None if request.anew else _unfinished(request, place)
     target = look(request.install, place.runner)
     if interrupted and _may_go_on(interrupted, request, target, place):
-        _refuse_other_version(target, manifest)
-        return Prepared(_plan_of(interrupted), target, interrupted, resumed=True)
+        refuse_other_version(target, manifest)
+        plan = _plan_of(interrupted)
+        _refuse_unisolated(plan, request.wanted)
+        return Prepared(plan, target, interrupted, resumed=True)
     obstacles = judge_target(target, _needs(request, manifest))
     refuse(obstacles)
     if request.wanted.via == "signed-url":
@@ -130,16 +132,27 @@ def new_journal_of(place: Place, run_id: str) -> Journal:
 def carry_out(prepared: Prepared, request: Request, place: Place) -> Outcome:
     """Do what was prepared, a restore or its undoing.
 
-    Raises what its steps raise; the same command again goes on from there.
+    Raises what its steps raise; the same command again goes on from there. Raises HostUnfit, and has done nothing, when
+    the host has changed since.
     """
     plan = prepared.plan
     who = f"{plan.run_id} ({place.operator})"
     with (
         only_run(place.state, request.instance, doing="a restore"),
-        only_restore_onto(place.runner, request.install, who),
+        only_restore_onto(place.runner, request.install, who) as still_held,
     ):
+        _refuse_changed(prepared.target, look(request.install, place.runner))
         journal = new_journal(place.state, plan.run_id)
-        site = Site(place.runner, request.install, place.backup_set, place.signer, place.clock, place.emit, place.key)
+        site = Site(
+            place.runner,
+            request.install,
+            place.backup_set,
+            place.signer,
+            place.clock,
+            place.emit,
+            place.key,
+            still_held,
+        )
         steps = execute(plan, site, journal)
     return Outcome(plan.run_id, plan.set_id, prepared.resumed, steps)
 
@@ -165,9 +178,27 @@ def _needs(request: Request, manifest: Manifest) -> Needs:
     )
 
 
-def _refuse_other_version(target: Host, manifest: Manifest) -> None:
+def refuse_other_version(target: Host, manifest: Manifest) -> None:
+    """Raise VersionMismatch where another GitLab is installed than the set is of."""
     if target.installation:
         same_version(manifest.gitlab.version, target.installation.version)
+
+
+def _refuse_unisolated(plan: Plan, wanted: Wanted) -> None:
+    if wanted.isolate and not any(step.kind == "isolate" for step in plan.steps):
+        raise ResumeError(
+            f"{plan.run_id} was begun without --isolate, and goes on without",
+            hint="Leave --isolate out to go on, or add --anew to begin an isolated one.",
+        )
+
+
+def _refuse_changed(before: Host, now: Host) -> None:
+    """Raise HostUnfit if it has become another host while somebody was asked, or while the lock was somebody else's."""
+    if (now.installation, _mark_of(now)) != (before.installation, _mark_of(before)) or (before.empty and not now.empty):
+        raise HostUnfit(
+            f"{now.name}: {now.system.hostname} has changed since it was looked at",
+            hint="Nothing was done; run this again to look anew.",
+        )
 
 
 def _refuse_unreachable(place: Place) -> None:
@@ -221,9 +252,9 @@ def _may_go_on(journal: Journal, request: Request, target: Host, place: Place) -
     """Tell whether the host may still be as an interrupted run left it.
 
     Before GitLab's restore began, a target that was empty has to be empty still, or a safety copy planned, to which
-    somebody agreed for this very host. After it, the projects there are most likely the set's own, but not for ever: a
-    host that somebody repaired by hand and put to work must not be overwritten because of a forgotten journal. Then
-    only --resume, in so many words, goes on.
+    somebody agreed for this very host; a database that is down may be the work of the run itself. After it, the
+    projects there are most likely the set's own, but not for ever: a host that somebody repaired by hand and put to
+    work must not be overwritten because of a forgotten journal. Then only --resume, in so many words, goes on.
     """
     if not was_last_onto(journal, target, request.install, place.runner):
         if request.resume is None:
@@ -236,8 +267,11 @@ def _may_go_on(journal: Journal, request: Request, target: Host, place: Place) -
     if not began:
         agreed = _mark_of(target) is not None or request.wanted.replace == target.system.hostname
         copied = any(step.name == "safety-copy" for step in _plan_of(journal).steps)
-        return target.projects == 0 or (copied and agreed)
-    began_at = datetime.fromisoformat(began[-1]["at"])
+        if target.projects == 0 or (copied and agreed):
+            return True
+        if target.projects is not None or not target.half_replaced:
+            return False
+    began_at = datetime.fromisoformat((began or journal.all("started"))[-1]["at"])
     return request.resume is not None or place.clock.now() - began_at < _TAKEN_UP_WITHIN
 
 

@@ -163,10 +163,30 @@ def plan_undo(install: Omnibus, instance: str, target: Host, marker: Marker) -> 
     return Plan(marker.run_id, "undo", instance, marker.set_id, target.name, steps, marker.copies)
 
 
+def plan_withdrawal(install: Omnibus, instance: str, target: Host, marker: Marker) -> Plan:
+    """Decide how a restore is taken back that has replaced nothing yet: what it staged goes, and its mark."""
+    staged = target.backups.staging if target.backups else ()
+    steps: tuple[Step, ...] = (
+        _idle(install),
+        Run(
+            "clean",
+            "Remove what the restore had staged; nothing was replaced",
+            (install.remove(install.backup_path, [name for name in staged if name.startswith(STAGING)]),),
+        ),
+        _unmark(install),
+        Record("receipt", "Write the receipt"),
+    )
+    return Plan(marker.run_id, "undo", instance, marker.set_id, target.name, steps, marker.copies)
+
+
 def _mark(name: str, title: str, install: Omnibus, marker: Marker) -> Run:
     # A package that was never configured has no backup directory yet; reconfigure gives it its owner.
     directory = install.make_directory(install.backup_path)
     return Run(name, title, (directory, install.write_file(install.backup_path / MARKER, render_marker(marker))))
+
+
+def _unmark(install: Omnibus) -> Run:
+    return Run("unmark", "Take the mark off the host", (install.remove(install.backup_path, (MARKER,)),))
 
 
 def _replacing(marker: Marker) -> Marker:
@@ -193,7 +213,12 @@ def _keep_copies(install: Omnibus, run_id: str, *, data: bool) -> tuple[Step, ..
     config = Run(
         "keep-config", "Keep a copy of the target's configuration", (install.keep_config(install.kept_config(run_id)),)
     )
-    return (safety, config) if data else (config,)
+    seen = Run(
+        "see-copy",
+        "See that it is where undoing will look for it",
+        (Command(("ls", "-l", "--", str(install.kept_backup(safety_id(run_id))))),),
+    )
+    return (safety, seen, config) if data else (config,)
 
 
 def _quiesce(install: Omnibus) -> Run:
@@ -253,5 +278,5 @@ def _prove_it_works(install: Omnibus) -> tuple[Step, ...]:
         Wait("ready", "Wait until GitLab answers", install.ready(), Expect.SUCCESS, _START_PATIENCE),
         Run("check", "Ask GitLab to check itself", (install.gitlab_check(),), Expect.CHECK_CLEAN),
         Run("secrets", "Ask GitLab whether its secrets fit", (install.doctor_secrets(),), Expect.SECRETS_FIT),
-        Run("unmark", "Take the mark off the host", (install.remove(install.backup_path, (MARKER,)),)),
+        _unmark(install),
     )

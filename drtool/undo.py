@@ -12,8 +12,8 @@ from drtool.core.plan import Plan, parse_plan
 from drtool.errors import CommandFailed, HostUnfit, ResumeError
 from drtool.installs.omnibus import Omnibus
 from drtool.journal import Journal, journals
-from drtool.restore import Place, Prepared, Request, look, new_journal_of, was_last_onto
-from drtool.restore_plan import plan_undo, safety_id
+from drtool.restore import Place, Prepared, Request, look, new_journal_of, refuse_other_version, was_last_onto
+from drtool.restore_plan import plan_undo, plan_withdrawal, safety_id
 from drtool.survey import backup_directory
 
 
@@ -32,22 +32,31 @@ def find_restore(state: Path, run_id: str) -> Plan:
 def prepare_undo(restored: Plan, request: Request, place: Place) -> Prepared:
     """Look at the target and decide how to bring back what ``restored`` replaced; changes nothing.
 
-    Raises HostUnfit when there are no copies to bring back, ResumeError.
+    Raises HostUnfit when there are no copies to bring back, VersionMismatch, ResumeError.
     """
     target = look(request.install, place.runner)
     _refuse_another(restored, target, place)
+    refuse_other_version(target, place.backup_set.manifest)  # GitLab would refuse, with all services down
     interrupted = _unfinished(restored, place)
     if interrupted and was_last_onto(interrupted, target, request.install, place.runner):
         entry = interrupted.find("plan")
         assert entry is not None
         return Prepared(parse_plan(entry["plan"]), target, interrupted, resumed=True)
-    _refuse_without_copies(restored, request.install, place)
+    replaced = not _only_staged(restored, target)
+    if replaced:
+        _refuse_without_copies(restored, request.install, place)
     run_id = f"undo-{place.clock.now():%Y%m%dT%H%M%SZ}-{place.new_token()}"
     marker = Marker(
         run_id, restored.set_id, place.clock.now(), place.operator, "staging", copies=restored.copies, had_data=True
     )
-    plan = plan_undo(request.install, restored.instance, target, marker)
+    plan = (plan_undo if replaced else plan_withdrawal)(request.install, restored.instance, target, marker)
     return Prepared(plan, target, new_journal_of(place, run_id), resumed=False)
+
+
+def _only_staged(restored: Plan, target: Host) -> bool:
+    """Tell whether the restore broke off before it replaced anything: then there is only its mark to take off."""
+    marker = target.backups.marker if target.backups else None
+    return marker is not None and marker.run_id == restored.run_id and marker.phase == "staging"
 
 
 def _refuse_another(restored: Plan, target: Host, place: Place) -> None:

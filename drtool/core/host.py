@@ -157,9 +157,10 @@ class Host:
     @property
     def projects(self) -> int | None:
         """How many it holds; None when its database does not answer, which is not the same as none."""
-        if self.installation is None:
-            return None if self.remains else 0
-        return self.database.projects if self.database else None
+        if self.installation and self.database:
+            return self.database.projects
+        never_configured = self.installation is None or self.settings is None
+        return 0 if never_configured and not self.remains else None
 
     @property
     def empty(self) -> bool:

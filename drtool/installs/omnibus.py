@@ -74,18 +74,18 @@ exec "$git" -c 'safe.directory=*' --git-dir="$1" bundle create - --all >/dev/nul
 
 _WRITE_FILE = 'umask 077 && printf "%s\\n" "$1" >"$0.new" && sync "$0.new" && mv -f -- "$0.new" "$0"'
 
-# "$0" is the archive, "$1" the root. A fresh host may have neither directory.
+# "$0" is the archive, "$1" the root. A fresh host may have neither directory; /. is what is behind a link.
 _KEEP_CONFIG = """\
 set -eu
 umask 077
 mkdir -p -- "${0%/*}"
 cd -- "$1"
 set -- --
-for name in etc/gitlab etc/ssh/ssh_host_*; do
+for name in etc/gitlab/. etc/ssh/ssh_host_*; do
   if [ -e "$name" ]; then set -- "$@" "$name"; fi
 done
 if [ $# -eq 1 ]; then set -- --files-from=/dev/null; fi
-tar --create --gzip --file="$0.new" --exclude=etc/gitlab/config_backup "$@"
+tar --create --gzip --file="$0.new" --exclude=etc/gitlab/./config_backup "$@"
 sync "$0.new"
 mv -f -- "$0.new" "$0\""""
 
@@ -95,10 +95,10 @@ set -eu
 gzip --test -- "$0"
 cd -- "$1"
 if [ -d etc/gitlab ]; then
-  find etc/gitlab -mindepth 1 -maxdepth 1 ! -name config_backup -exec rm -rf -- {} +
+  find etc/gitlab/ -mindepth 1 -maxdepth 1 ! -name config_backup -exec rm -rf -- {} +
 fi
 rm -f -- etc/ssh/ssh_host_*
-tar --extract --gzip --preserve-permissions --file="$0\""""
+tar --extract --gzip --preserve-permissions --keep-directory-symlink --file="$0\""""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,13 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from drtool.errors import HostUnfit, TargetHoldsData
+from drtool import restore
+from drtool.core.marker import MARKER
+from drtool.errors import CommandFailed, HostUnfit, ResumeError, TargetHoldsData, VersionMismatch
 from drtool.hosts.local import LocalRunner
+from drtool.restore_plan import Wanted
 from drtool.stores.faults import Crash
 from drtool.stores.memory import MemoryStore
-from tests.faults.test_restore_target import die_before, undo
+from tests.faults.test_restore_target import die_before, is_undone, place, undo
 from tests.runners import FaultyRunner
-from tests.toyhost import Bench, ToyHost, make_bench
+from tests.toyhost import INSTANCE, Bench, ToyHost, make_bench
 
 HOSTNAME = platform.node()
 
@@ -119,3 +122,130 @@ def test_a_run_that_left_no_mark_yet_takes_its_consent_to_no_other_host(
 
     with pytest.raises(TargetHoldsData):
         bench.restore(other, set_id)
+
+
+def test_a_run_that_was_begun_without_isolation_is_not_taken_up_as_an_isolated_one(
+    bench: Bench, target: ToyHost, set_id: str
+) -> None:
+    die_before(bench, target, set_id, "gitlab-backup restore")
+    wanted = Wanted(count=False, replace=HOSTNAME, isolate=True)
+
+    with pytest.raises(ResumeError, match="--isolate"):
+        restore.prepare(restore.Request(INSTANCE, target.install, wanted), place(bench, set_id))
+
+
+def test_a_target_that_was_put_to_work_while_somebody_was_asked_is_not_replaced(
+    bench: Bench, set_id: str, tmp_path: Path
+) -> None:
+    empty = ToyHost(tmp_path / "empty")
+    wanted, where = restore.Request(INSTANCE, empty.install, Wanted(count=False)), place(bench, set_id)
+    prepared = restore.prepare(wanted, where)
+    hold_data(empty, "precious")
+
+    with pytest.raises(HostUnfit, match="since it was looked at"):
+        restore.carry_out(prepared, wanted, where)
+
+    assert (empty.restored / "db/precious").exists()
+
+
+# -- no run is stuck -------------------------------------------------------------------------------------------------
+
+
+def no_database(host: ToyHost, *, unless: str) -> None:
+    program = host.root / "opt/gitlab/bin/gitlab-psql"
+    head, rest = program.read_text().split("\n", 1)
+    program.write_text(f"{head}\n[ -e '{host.root / unless}' ] || exit 2\n{rest}")
+
+
+def test_a_gitlab_that_was_installed_and_never_configured_is_an_empty_target_at_every_try(
+    bench: Bench, set_id: str, tmp_path: Path
+) -> None:
+    fresh = ToyHost(tmp_path / "fresh")
+    no_database(fresh, unless="reconfigured")
+    runner = FaultyRunner(LocalRunner())
+    runner.fail_on("gitlab-ctl reconfigure", Crash())
+    with pytest.raises(Crash):
+        bench.restore(fresh, set_id, runner=runner)
+
+    bench.restore(fresh, set_id)
+
+    assert (fresh.restored / "db").exists()
+
+
+def test_a_restore_that_died_while_the_database_was_down_goes_on(bench: Bench, set_id: str, tmp_path: Path) -> None:
+    empty = ToyHost(tmp_path / "empty")
+    cluster = empty.root / "var/opt/gitlab/postgresql/data"
+    cluster.mkdir(parents=True)
+    (cluster / "PG_VERSION").write_text("17\n")
+    runner = FaultyRunner(LocalRunner())
+    runner.fail_on("gitlab-ctl reconfigure", Crash())
+    with pytest.raises(Crash):
+        bench.restore(empty, set_id, runner=runner)
+    no_database(empty, unless="reconfigured")
+
+    bench.restore(empty, set_id)
+
+    assert (empty.restored / "db").exists()
+
+
+@pytest.mark.parametrize("words", ["tar --directory", "gitlab-backup create", "config_backup"])
+def test_undo_of_a_run_that_replaced_nothing_takes_its_traces_off(
+    bench: Bench, target: ToyHost, set_id: str, words: str
+) -> None:
+    run_id = die_before(bench, target, set_id, words)
+    before = target.census()
+    runner = FaultyRunner(LocalRunner())
+
+    undo(bench, target, run_id, runner)
+
+    assert target.census() == before
+    assert target.staged() == []
+    assert not [call for call in runner.calls if call.program in ("gitlab-ctl", "gitlab-backup")]
+
+
+# -- undoing brings all of it back, or nothing -----------------------------------------------------------------------
+
+
+def test_undo_onto_another_version_than_its_copies_are_of_is_refused_before_it_begins(
+    bench: Bench, target: ToyHost, set_id: str
+) -> None:
+    run_id = bench.restore(target, set_id, replace=HOSTNAME).run_id
+    Path(target.install.version_file).write_text("18.10.0-ee\n")
+    before = target.census()
+
+    with pytest.raises(VersionMismatch):
+        undo(bench, target, run_id)
+
+    assert target.census() == before
+    assert not (target.backups / MARKER).exists()
+
+
+def test_undo_brings_back_a_configuration_that_lies_elsewhere_behind_a_link(
+    bench: Bench, target: ToyHost, set_id: str
+) -> None:
+    elsewhere = target.root / "srv/gitlab-config"
+    elsewhere.parent.mkdir()
+    target.etc.rename(elsewhere)
+    target.etc.symlink_to(elsewhere)
+    run_id = bench.restore(target, set_id, replace=HOSTNAME).run_id
+    assert (elsewhere / "gitlab-secrets.json").read_text() != '{"target": "own"}\n'
+    (target.etc / "added").write_text("by the set\n")
+
+    undo(bench, target, run_id)
+
+    is_undone(target)
+    assert target.etc.is_symlink()
+
+
+def test_a_safety_copy_that_lies_elsewhere_than_undo_will_look_stops_the_restore(
+    bench: Bench, target: ToyHost, set_id: str
+) -> None:
+    program = target.root / "opt/gitlab/bin/gitlab-backup"
+    done = 'say "Backup $id is done."'
+    program.write_text(program.read_text().replace(done, f'mv "$backups"/*.tar "$root"; {done}'))
+    before = target.census()
+
+    with pytest.raises(CommandFailed, match="drtool-safety-"):
+        bench.restore(target, set_id, replace=HOSTNAME)
+
+    assert target.census() == before
