@@ -20,6 +20,7 @@ _NAMES = {
 }
 _MARKS = {"met": "ok", "breached": "bad", "unknown": "bad", "not promised": "ok"}
 WELL, NOT_WELL = "All that is promised is kept.", "Not all is well"
+NOTHING = "Nothing is promised, so nothing is broken: name a policy in drtool.toml."
 
 
 def status_text(standings: Sequence[Standing]) -> str:
@@ -51,7 +52,12 @@ def _lines(standing: Standing) -> Iterator[str]:
     for found in standing.findings:
         yield f"{mark('bad' if found.severity == 'red' else 'warn')}  {found.message}"
         yield f"        → {found.hint}"
-    yield WELL if standing.exit_status == 0 else f"{NOT_WELL}: status {standing.exit_status}."
+    if standing.exit_status:
+        yield f"{NOT_WELL}: status {standing.exit_status}."
+    else:
+        # That nothing is removed in a panic is nobody's promise: it is so for every instance.
+        promised = any(each.verdict != "not promised" for each in standing.objectives if each.name != "removal")
+        yield WELL if promised else NOTHING
 
 
 def _promises(objectives: Sequence[Objective]) -> Iterator[str]:

@@ -360,6 +360,9 @@ def _findings(situation: Situation, restorable: Sequence[KnownSet], now: datetim
             "clock", HostUnfit, "this host's clock is behind the store's: no age is right", "Set it, and use NTP."
         )
     yield from _bad_sets(situation.store, restorable, now)
+    if situation.next_run.state != "known":
+        told = f"nobody knows when the next backup begins: {situation.next_run.source}".removesuffix(": ")
+        yield _amber("no-timer", told, "`drtool install-timer`, if GitLab is on this host.")
     for run_id in situation.unfinished:
         yield _amber(
             "unfinished-restore", f"{run_id} was begun from here and did not end", "Go on with it, or undo it."

@@ -68,6 +68,11 @@ def instance(ran: Ran) -> dict[str, Any]:
     return dict(found)
 
 
+def codes(ran: Ran) -> list[str]:
+    """What was found, but for a timer: there is none on the machine of the tests."""
+    return [found["code"] for found in instance(ran)["findings"] if found["code"] != "no-timer"]
+
+
 def verdicts(ran: Ran) -> dict[str, str]:
     return {each["name"]: each["verdict"] for each in instance(ran)["objectives"]}
 
@@ -153,7 +158,7 @@ def test_no_set_at_all_is_red_without_a_policy_too(tmp_path: Path) -> None:
     empty.configure("")
     ran = empty.drtool("status", "--json")
     assert ran.status == 14
-    assert [found["code"] for found in instance(ran)["findings"]] == ["no-set"]
+    assert codes(ran) == ["no-set"]
 
 
 def test_an_unsigned_manifest_is_not_believed(kept: Kept) -> None:
@@ -161,7 +166,7 @@ def test_an_unsigned_manifest_is_not_believed(kept: Kept) -> None:
     signature.write_bytes(b"")
     ran = kept.drtool("status", "--json")
     assert ran.status == 21
-    assert [found["code"] for found in instance(ran)["findings"]] == ["not-believed"]
+    assert codes(ran) == ["not-believed"]
 
 
 def test_a_restore_that_did_not_end_is_shown(kept: Kept) -> None:
@@ -170,11 +175,11 @@ def test_a_restore_that_did_not_end_is_shown(kept: Kept) -> None:
     journal.append("plan", plan=json.dumps(plan))
     journal.append("finished", step="send")
     ran = kept.drtool("status", "--json")
-    assert [found["code"] for found in instance(ran)["findings"]] == ["unfinished-restore"]
+    assert codes(ran) == ["unfinished-restore"]
     assert ran.status == 0
 
     journal.append("finished", step="restore")
-    assert instance(kept.drtool("status", "--json"))["findings"] == []
+    assert codes(kept.drtool("status", "--json")) == []
 
 
 def test_a_metrics_file_that_cannot_be_written_is_an_error(kept: Kept) -> None:

@@ -16,6 +16,7 @@ from drtool.core.policy import Objectives
 from drtool.core.standing import (
     Done,
     LockSeen,
+    NextRun,
     Objective,
     Promises,
     Situation,
@@ -50,6 +51,7 @@ WELL = Situation(
     contents=Done(NOW - DAY, NIGHTS[-1].set_id),
     drill=Done(NOW - 90 * DAY, NIGHTS[0].set_id),
     restore=Done(NOW - 90 * DAY, NIGHTS[0].set_id, 2 * HOUR),
+    next_run=NextRun("known", NOW + DAY, "drtool-backup.timer"),
     lock=LockSeen("object", NIGHTS[-1].taken_at + 3 * DAY),
 )
 
@@ -111,12 +113,13 @@ def test_every_promise_can_be_broken_and_ends_with_22(situation: Situation, want
     assert standing.exit_status == 22
 
 
+NEWEST_IS_RED = replace(NIGHTS[-1], state="red", set_id="x", taken_at=NOW - HOUR)
 RED = [
     (replace(WELL, store=StoreSeen("main", problem=BucketMissing("gone"))), "store", 12),
     (replace(WELL, copies=(StoreSeen("copy", problem=StoreAccessDenied("no")),)), "store", 11),
     (replace(WELL, half_restored="a restore"), "half-restored", 6),
     (replace(WELL, store=StoreSeen("main", (*NIGHTS, night(9, "damaged", set_id="x")))), "damaged", 21),
-    (replace(WELL, store=StoreSeen("main", (*NIGHTS, replace(NIGHTS[-1], state="red", set_id="x", taken_at=NOW - HOUR)))), "red", 21),
+    (replace(WELL, store=StoreSeen("main", (*NIGHTS, NEWEST_IS_RED))), "red", 21),
     (replace(WELL, store=StoreSeen("main", NIGHTS, doubts=("forged",))), "not-believed", 21),
     (replace(WELL, store=StoreSeen("main", (*NIGHTS, night(9, stored_at=NOW + DAY, set_id="x")))), "clock", 6),
 ]  # fmt: skip
@@ -136,6 +139,13 @@ def test_without_a_policy_an_instance_without_sets_is_not_well_and_one_with_an_o
     assert old.exit_status == 0
     assert {each.verdict for each in old.objectives} == {"not promised", "met"}  # removal alone can always be seen
     assert objective(old, "rpo").reached == 10 * DAY + 6 * HOUR
+
+
+@pytest.mark.parametrize("found", [NextRun("none"), NextRun("unknown", None, "crontabs cannot be read")])
+def test_a_next_run_that_nobody_knows_is_told_and_breaks_no_promise(found: NextRun) -> None:
+    standing = judge(replace(WELL, next_run=found), PROMISES, NOW)
+    assert codes(standing) == {"no-timer"}
+    assert standing.exit_status == 0
 
 
 def test_a_clock_that_is_behind_is_told_and_makes_no_old_set_young() -> None:

@@ -13,11 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
+from drtool.core.history import KnownSet
+from drtool.core.model import new_set_id
 from drtool.core.policy import Objectives
 from drtool.core.standing import Promises, Situation, StoreSeen, judge
 from drtool.errors import ConfigError
 from drtool.metrics import registry_of, write_metrics
-from drtool.report_status import NOT_WELL, WELL, status_text
+from drtool.report_status import NOT_WELL, NOTHING, WELL, status_text
 from drtool.ui import Ui
 from tests.sets import NIGHT
 from tests.standings import situations
@@ -39,7 +41,7 @@ def test_exit_status_json_metrics_and_text_of_a_standing_agree(situation: Situat
     text, registry = status_text([standing]), registry_of([standing])
 
     assert told["exit_status"] == value(registry, "status_exit_status") == standing.exit_status
-    assert (text.splitlines()[-1] == WELL) == (standing.exit_status == 0)
+    assert (text.splitlines()[-1] in (WELL, NOTHING)) == (standing.exit_status == 0)
     assert (NOT_WELL in text) == (standing.exit_status != 0)
     assert told["reachable"] == bool(value(registry, "store_reachable"))
     assert told["reachable"] == ("does not answer" not in text.splitlines()[1])
@@ -98,3 +100,11 @@ def test_metrics_of_several_instances_stand_side_by_side() -> None:
     registry = registry_of(both)
     for name in ("one", "two"):
         assert registry.get_sample_value("drtool_status_exit_status", {"instance": name}) == 14
+
+
+def test_where_nothing_is_promised_the_text_says_so() -> None:
+    taken = NOW - HOUR
+    known = KnownSet(new_set_id(taken, "0000"), taken, taken, "verified", 1)
+    standing = judge(Situation("gitlab", StoreSeen("main", (known,))), Promises(), NOW)
+    assert standing.exit_status == 0
+    assert status_text([standing]).splitlines()[-1] == NOTHING
