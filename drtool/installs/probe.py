@@ -49,8 +49,9 @@ packages() {{
 }}
 alive() {{ pid=$(cat -- "$1") || return; case $pid in ''|*[!0-9]*) return 2;; esac; [ -d "/proc/$pid" ]; }}
 held() {{
-  inode=$(stat -L -c %i -- "$1") || return
-  grep -q "FLOCK .*:$inode 0 EOF" /proc/locks && cat -- "$1"
+  [ -e "$1" ] || return  # flock would make it; and in a container /proc/locks hides a lock whose taker has ended
+  flock --shared --nonblock -- "$1" true
+  [ $? = 1 ] && cat -- "$1"
 }}
 remains() {{
   [ -e "$var/postgresql/data/PG_VERSION" ] || [ -n "$(ls -A -- "$var/git-data/repositories" | head -n 1)" ]
