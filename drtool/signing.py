@@ -30,7 +30,10 @@ class Signer:
     def sign(self, message: bytes) -> bytes:
         """Return an armored signature. Raises ConfigError (no key), SecretExposed, HostUnfit, CommandFailed."""
         if not self.key.is_file():
-            raise ConfigError(f"signing key {self.key} is not there", hint="`drtool init` makes one.")
+            raise ConfigError(
+                f"signing key {self.key} is not there",
+                hint="`drtool init NEW-DIRECTORY` makes another; its public half belongs into trusted_signers.",
+            )
         refuse_exposed(self.key)
         return _ssh_keygen(self._runner, "-q", "-Y", "sign", "-n", NAMESPACE, "-f", str(self.key), stdin=message)
 

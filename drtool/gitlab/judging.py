@@ -64,7 +64,10 @@ def judge_create(
     members = order_members([INFORMATION, *(_MEMBERS[name] for name in done if name in _MEMBERS)])
     problems += [f"{name} was reported and is not there" for name in members if name not in staged]
     if problems:
-        raise BackupFailed(f"GitLab's own backup failed: {few(problems)}", hint="-v shows all that GitLab printed.")
+        raise BackupFailed(
+            f"GitLab's own backup failed: {few(problems)}",
+            hint="-v shows all that GitLab printed; look first whether its backup directory has room.",
+        )
     disabled = tuple(name for name, state in report.components.items() if state == "disabled")
     return Created(tuple(members), repositories, _findings(report.repositories.skipped), disabled)
 

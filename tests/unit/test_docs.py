@@ -98,7 +98,7 @@ def test_the_readme_names_every_kind_of_store() -> None:
 
 
 def test_the_runbook_of_failed_backups_names_only_statuses_there_are() -> None:
-    statuses = re.findall(r"^\| (\d+) \|", (ROOT / "runbooks/a-backup-failed.md").read_text(), re.MULTILINE)
+    statuses = re.findall(r"^\| (\d+) \|", (ROOT / "runbooks/a-nightly-backup-failed.md").read_text(), re.MULTILINE)
     known = re.findall(r"^\| (\d+) \|", (ROOT / "README.md").read_text(), re.MULTILINE)
     assert statuses
     assert set(statuses) <= set(known)
