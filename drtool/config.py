@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
+from drtool.config_addresses import AddressTable, anchored_address
 from drtool.config_notify import HookTable, NotifyTable
 from drtool.config_stores import SECRETS_OF_STORES, AnyStoreTable, LocalStoreTable, SecretReference, StoreTable, Table
 from drtool.core.packages import FromHere, FromHost, FromRepository, FromStore, PackageSource
@@ -130,6 +131,7 @@ class Config(Table):
     state_dir: Annotated[Path, Field(strict=False)] = Path("/var/lib/drtool")
     instance: tuple[InstanceTable, ...] = Field(min_length=1, strict=False)
     store: dict[str, StoreTable]
+    address: dict[str, AddressTable] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _names_fit(self) -> Config:
@@ -234,8 +236,8 @@ def _complaints(path: Path, problems: Iterable[Any]) -> list[str]:
     lines: list[str] = []
     for problem in problems:
         match problem["loc"]:
-            case ("store", name, _, *rest):  # the third is the kind, which nobody wrote there
-                key = _key(["store", name, *rest])
+            case ("store" | "address" as tables, name, _, *rest):  # the third is the kind, which nobody wrote there
+                key = _key([tables, name, *rest])
             case loc:
                 key = _key(loc)
         if problem["type"] == "too_short" and lines:
@@ -306,4 +308,6 @@ def _anchor(config: Config, base: Path) -> Config:
         for table in config.instance
     )
     stores = {name: store(table) for name, table in config.store.items()}
-    return config.model_copy(update={"state_dir": absolute(config.state_dir), "instance": instances, "store": stores})
+    addresses = {name: anchored_address(table, absolute, reference) for name, table in config.address.items()}
+    found = {"instance": instances, "store": stores, "address": addresses}
+    return config.model_copy(update={"state_dir": absolute(config.state_dir), **found})
