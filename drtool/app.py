@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
-from drtool import backup, restore
+from drtool import attack, backup, restore
 from drtool.capabilities import Facts, Trial
 from drtool.catalog import BackupSet, Catalog
 from drtool.clock import Clock, SystemClock
@@ -36,9 +36,16 @@ from drtool.receipts import RecordOffice
 from drtool.restore_plan import Wanted
 from drtool.signing import Signer, Verifier, public_key
 from drtool.stores import LocksBucket, Store
+from drtool.stores.hostile import Arms
 from drtool.streams import parse_identities
 from drtool.unsealing import choose_identity
 
+_CURES = {
+    "local": "Keep a copy in a store that locks; a directory keeps nothing from the user who owns it.",
+    "s3": "Give this host the rights that `drtool init --iam aws` prints, and no more.",
+    "spaces": "Spaces has no smaller key: turn on versioning, and keep a copy that locks.",
+    "oss": "Give this host the rights that `drtool init --iam oss` prints, and no more.",
+}
 _SHORT_PAGE = 7
 _LAST_PART = 64 << 10
 
@@ -103,6 +110,13 @@ class App:
         """What a deep check needs of a store of the configuration (default: the instance's). Raises ConfigError."""
         table = self.store_table(store or self.instance.store)
         return _trial(table, Trial(open_store(table, small=True), self.instance.name, self.clock, self.emit))
+
+    def attack_place(self, store: str | None) -> attack.Place:
+        """What an attack on a store of the configuration works with (default: the instance's). Raises ConfigError."""
+        name = store or self.instance.store
+        catalog = self.catalog_on(name)
+        kind = self.store_table(name).kind
+        return attack.Place(catalog, _arms(catalog.store, kind), _CURES[kind], self.clock, self.emit, new_token)
 
     def store_table(self, store: str) -> AnyStoreTable:
         if store not in self.config.store:
@@ -306,6 +320,21 @@ def open_store(table: AnyStoreTable, *, small: bool = False) -> Store:
                 concurrency=table.concurrency,
                 **sizes,
             )
+
+
+def _arms(store: Any, kind: Literal["local", "s3", "spaces", "oss"]) -> Arms | None:
+    """What this kind of store can be attacked with besides what every store can."""
+    match kind:
+        case "local":
+            return None
+        case "s3" | "spaces":
+            from drtool.stores.s3_attack import S3Arms
+
+            return S3Arms(store)
+        case "oss":
+            from drtool.stores.oss_attack import OssArms
+
+            return OssArms(store)
 
 
 def _trial(table: AnyStoreTable, trial: Trial) -> Trial:

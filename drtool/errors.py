@@ -32,6 +32,7 @@
     │   ├── AddressElsewhere        32   the address is held by somebody else than was expected; nothing was moved
     │   └── AddressTransient        31   may work in a moment; retried before anybody sees it
     ├── CutoverFailed               33   the address was moved and is back where it was, or needs a decision
+    ├── Unprotected                 34   this host's own keys could do harm to the backups: `check --attack` did it
     ├── HookFailed                  35   a command of the operator's own, before or after a run, went wrong
     └── NotificationFailed          36   `drtool notify` could not tell everybody
 
@@ -190,6 +191,10 @@ class AddressTransient(AddressError):
 
 class CutoverFailed(DrtoolError):
     exit_status = 33
+
+
+class Unprotected(DrtoolError):
+    exit_status = 34
 
 
 class HookFailed(DrtoolError):

@@ -29,9 +29,7 @@ if TYPE_CHECKING:
     help="Make nothing; print the smallest rights for the store that drtool.toml names.",
 )
 @command
-def init(
-    call: Call, directory: Path, instance: str, store: Path | None, policy: str | None, iam: Cloud | None
-) -> None:
+def init(call: Call, directory: Path, instance: str, store: Path | None, policy: str | None, iam: Cloud | None) -> None:
     """Write drtool.toml and make the keys.
 
     Both go to DIRECTORY, by default /etc/drtool. Keys that are there already are kept. With --iam, --store is the name
@@ -59,16 +57,24 @@ def init(
 
 @click.command()
 @click.option("--deep", is_flag=True, help="Try with scratch objects what the store can do. About 20 MB, a minute.")
-@click.option("--store", help="With --deep: which store of the configuration (default: the instance's).")
+@click.option("--store", help="With --deep or --attack: which store of the configuration (default: the instance's).")
+@click.option("--attack", is_flag=True, help="Try with this host's own keys to harm backups, on scratch objects.")
 @INSTANCE
 @command
-def check(call: Call, instance: str | None, deep: bool, store: str | None) -> None:
-    """Say whether a backup could be taken now. Changes nothing, but for --deep."""
+def check(call: Call, instance: str | None, deep: bool, store: str | None, attack: bool) -> None:
+    """Say whether a backup could be taken now. Changes nothing, but for --deep and --attack."""
     from drtool.check import check as ask
     from drtool.report import answers_text, tried_text
 
-    if store and not deep:
-        raise click.UsageError("--store is for --deep.")
+    if store and not (deep or attack):
+        raise click.UsageError("--store is for --deep and --attack.")
+    if attack:
+        from drtool.commands.protecting import attack_store
+
+        if deep:
+            raise click.UsageError("--deep and --attack are two checks: one after the other.")
+        attack_store(call, instance, store)
+        return
     app = call.app(instance)
     trial = app.trial_of(store) if deep else None
     answers = ask(_subject_of(app))

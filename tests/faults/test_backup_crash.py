@@ -161,9 +161,9 @@ def test_backup_that_dies_twice_in_its_commit_hurts_no_set(trial: Trial) -> None
 
 def test_interrupted_backup_is_continued_and_sends_no_volume_twice(trial: Trial) -> None:
     broken = FaultyStore(trial.bench.store)
-    broken.fail_at(5, "before", Crash(), method="put")  # after the application's four volumes
+    broken.fail_at(6, "before", Crash(), method="put")  # after the lease and the application's four volumes
     assert _dies(lambda: trial.bench.back_up(store=broken))
-    sent = [call.key for call in broken.calls if call.method == "put"][:4]
+    sent = [call.key for call in broken.calls if call.method == "put"][1:5]
     assert all("application" in key for key in sent)
     runner, store = FaultyRunner(LocalRunner()), FaultyStore(trial.bench.store)
     outcome = trial.bench.back_up(runner=runner, store=store)
