@@ -39,6 +39,15 @@ trusted_signers = [{public_key}]
 # [[instance.copies]]                 # every set is copied to these stores too
 # store = "second"
 
+# [instance.notify]                   # who is told; then try `drtool notify --test`
+# urls = ["file:/etc/drtool/mail"]    # addresses as apprise writes them: mailtos://…, slack://…, dingtalk://…
+# on = ["failure", "breach"]          # or "start" and "success" too
+# ping_url = "file:/etc/drtool/ping"  # a dead-man switch like https://hc-ping.com/…
+
+# [[instance.hooks]]                  # before- and after- a command, and on-failure
+# when = "before-backup"
+# command = ["/usr/local/sbin/mount-the-share"]
+
 [store.main]
 {store}
 """

@@ -33,7 +33,7 @@ def site_of(app: App, root: Path, *, named: bool, metrics: Path | None) -> Site:
         stores=tuple(_directories(app)),
         metrics=PurePosixPath(metrics.absolute()) if metrics else None,
     )
-    for path in (site.program, config, site.state, *site.stores, *([site.backups] if site.backups else [])):
+    for path in filter(None, (site.program, config, site.state, *site.stores, site.backups, site.metrics)):
         for private in _PRIVATE:
             if path.is_relative_to(private):
                 raise ConfigError(
