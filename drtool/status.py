@@ -22,7 +22,7 @@ from drtool.core.standing import (
     find_restorable,
     judge,
 )
-from drtool.errors import CommandFailed, DrtoolError, HostUnfit, ResumeError
+from drtool.errors import DrtoolError, HostUnfit, ResumeError
 from drtool.events import Emit
 from drtool.hosts import Runner
 from drtool.installs.omnibus import Omnibus
@@ -32,7 +32,7 @@ from drtool.next_run import look_at_next_run
 from drtool.policies import Policy
 from drtool.prune_plan import look_at_sets
 from drtool.signing import Verifier
-from drtool.survey import unfinished_restore
+from drtool.survey import look_at_version, unfinished_restore
 
 OpenCatalog = Callable[[], Catalog]
 
@@ -83,6 +83,7 @@ def look(sources: Sources) -> Situation:
     now = sources.clock.now()
     frozen = [f"{each.name}: {why}" for each in stores if (why := decide(each.known, retention, now).freeze)]
     restorable = find_restorable(store, now)
+    half_restored, unseen = _half_restored(sources)
     return Situation(
         instance=sources.instance,
         store=store,
@@ -94,7 +95,8 @@ def look(sources: Sources) -> Situation:
         restore=records.restore,
         next_run=_next_run(sources),
         lock=_look_at_lock(sources, restorable[-1] if restorable else None),
-        half_restored=_half_restored(sources),
+        half_restored=half_restored,
+        unseen=unseen,
         unfinished=_unfinished(sources),
     )
 
@@ -145,12 +147,17 @@ def _look_at_lock(sources: Sources, newest: KnownSet | None) -> LockSeen:
         return LockSeen("unknown")
 
 
-def _half_restored(sources: Sources) -> str | None:
+def _half_restored(sources: Sources) -> tuple[str | None, tuple[str, ...]]:
+    """What restore did not end on this host, and what could not be seen of that. Without GitLab here there is none."""
+    try:
+        look_at_version(sources.install, sources.runner)
+    except HostUnfit:
+        return None, ()  # status may be asked from anywhere
     try:
         marker = unfinished_restore(sources.install, sources.runner)
-    except (HostUnfit, CommandFailed):
-        return None  # no GitLab here, so nothing half restored either: status may be asked from anywhere
-    return str(marker) if marker else None
+    except DrtoolError as problem:
+        return None, (f"whether a restore did not end on this host: {problem}",)
+    return str(marker) if marker else None, ()
 
 
 def _unfinished(sources: Sources) -> tuple[str, ...]:

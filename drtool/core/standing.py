@@ -77,7 +77,7 @@ class Situation:
     """Everything that was seen of one instance. Receipts are None where there is none that counts.
 
     ``freeze`` says why nothing may be removed. ``half_restored`` says what restore did not end on this host, and
-    ``unfinished`` names those that were run from here.
+    ``unfinished`` names those that were run from here. ``unseen`` could not be looked at.
     """
 
     instance: str
@@ -92,6 +92,7 @@ class Situation:
     lock: LockSeen = LockSeen("none")
     half_restored: str | None = None
     unfinished: tuple[str, ...] = ()
+    unseen: tuple[str, ...] = ()
 
 
 # What follows
@@ -363,6 +364,8 @@ def _findings(situation: Situation, restorable: Sequence[KnownSet], now: datetim
     if situation.next_run.state != "known":
         told = f"nobody knows when the next backup begins: {situation.next_run.source}".removesuffix(": ")
         yield _amber("no-timer", told, "`drtool install-timer`, if GitLab is on this host.")
+    for each in situation.unseen:
+        yield _red("unseen", HostUnfit, f"nobody could see {each}", "Run as root.")
     for run_id in situation.unfinished:
         yield _amber(
             "unfinished-restore", f"{run_id} was begun from here and did not end", "Go on with it, or undo it."

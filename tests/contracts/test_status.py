@@ -5,19 +5,30 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
 
 import pytest
 
+from drtool.capabilities import Facts
 from drtool.catalog import Catalog
+from drtool.core.marker import MARKER
+from drtool.errors import StoreAccessDenied
 from drtool.events import ignore
+from drtool.hosts.local import LocalRunner
+from drtool.installs.omnibus import Omnibus
 from drtool.journal import new_journal
 from drtool.last_done import read_records
+from drtool.policies import LockTable, Policy
 from drtool.signing import Signer
+from drtool.status import Sources, status
+from drtool.stores import Capabilities
 from drtool.stores.local import LocalStore
+from drtool.stores.memory import MemoryStore
+from drtool.stores.oss_answers import WormState
 from tests import sets
 from tests.contracts.test_keeping import Kept, lay_out
+from tests.lives import DatedStore, clock, set_id, verifier
 from tests.playground import Ran
 
 POLICY = """\
@@ -93,9 +104,9 @@ def test_status_of_an_instance_that_keeps_its_policy_is_0(kept: Kept) -> None:
 
 def remove_newest(kept: Kept) -> None:
     for store in ("main", "copy"):
-        for set_id in kept.sets[-2:]:
+        for name in kept.sets[-2:]:
             catalog = kept.catalog(store)
-            catalog.store.delete([info.key for info in catalog.store.list(catalog.key(set_id, ""))])
+            catalog.store.delete([info.key for info in catalog.store.list(catalog.key(name, ""))])
 
 
 def remove_copy(kept: Kept) -> None:
@@ -223,3 +234,80 @@ def test_the_newest_receipt_counts_and_a_restore_is_no_drill(tmp_path: Path) -> 
 
     assert records.drill and records.drill.took == timedelta(seconds=120)
     assert records.restore and records.restore.took == timedelta(seconds=180)
+
+
+# -- locks and this host ---------------------------------------------------------------------------------------------
+
+
+class Locking(DatedStore):
+    """Says that it locks."""
+
+    kind: Literal["object", "bucket"] = "object"
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(lock=self.kind)
+
+
+def sources(base: Path, facts: Callable[[], Facts], kind: Literal["object", "bucket"] = "object") -> Sources:
+    """One night in a store that locks, and a host without GitLab below ``base``."""
+    store = Locking(MemoryStore())
+    store.kind = kind
+    sets.commit(store, set_id=set_id(0))
+    catalog = Catalog(store, sets.INSTANCE)
+    policy = Policy(lock=LockTable(days=3))
+    install = Omnibus(PurePosixPath(base))
+    return Sources(
+        sets.INSTANCE,
+        ("main", lambda: catalog),
+        [],
+        facts,
+        policy,
+        verifier(),
+        LocalRunner(),
+        install,
+        base / "state",
+        clock(0),
+        ignore,
+    )
+
+
+def refuse() -> Facts:
+    raise StoreAccessDenied("not allowed to ask")
+
+
+@pytest.mark.parametrize(
+    ("facts", "kind", "verdict"),
+    [
+        (lambda: Facts(locked_until=lambda key: sets.NIGHT + timedelta(days=3)), "object", "met"),
+        (lambda: Facts(locked_until=lambda key: sets.NIGHT + timedelta(days=2)), "object", "breached"),
+        (lambda: Facts(locked_until=lambda key: None), "object", "breached"),
+        (lambda: Facts(), "object", "unknown"),
+        (refuse, "object", "unknown"),
+        (lambda: Facts(worm_state=lambda: WormState("locked", timedelta(days=3))), "bucket", "met"),
+        (lambda: Facts(worm_state=lambda: WormState("locked", timedelta(days=2))), "bucket", "breached"),
+        (lambda: Facts(worm_state=lambda: WormState("in progress", timedelta(days=3))), "bucket", "breached"),
+        (lambda: Facts(), "bucket", "breached"),
+    ],
+)
+def test_a_lock_is_as_long_as_the_store_says_and_unknown_where_it_does_not(
+    tmp_path: Path, facts: Callable[[], Facts], kind: Literal["object", "bucket"], verdict: str
+) -> None:
+    standing = status(sources(tmp_path, facts, kind))
+    (found,) = [each for each in standing.objectives if each.name == "lock"]
+    assert found.verdict == verdict
+    assert standing.exit_status == (0 if verdict == "met" else 22)
+
+
+def test_a_half_restored_host_and_one_that_cannot_be_looked_at_are_red(tmp_path: Path) -> None:
+    met = sources(tmp_path, lambda: Facts(locked_until=lambda key: sets.NIGHT + timedelta(days=3)))
+    version = tmp_path / "opt/gitlab/embedded/service/gitlab-rails/VERSION"
+    version.parent.mkdir(parents=True)
+    version.write_text("18.9.0-ee\n")
+    assert [found.code for found in status(met).findings if found.severity == "red"] == ["unseen"]
+
+    backups = tmp_path / "var/opt/gitlab/backups"
+    backups.mkdir(parents=True)
+    assert status(met).exit_status == 0
+    (backups / MARKER).write_text("not a mark")
+    assert status(met).exit_status == 6

@@ -13,6 +13,7 @@ from drtool.hosts.local import LocalRunner
 from drtool.initialise import initialise
 from drtool.policies import CopiesTable, LockTable, Policy, SealTable, read_policy, shipped_policy
 from drtool.promised import Means, find_unmet, refuse_unmet
+from tests.playground import drtool
 
 ENOUGH = Means(sealed=True, stores=3, lock="object", lock_mode="compliance")
 STRICT = Policy(lock=LockTable(days=3, mode="compliance"), copies=CopiesTable(stores=3))
@@ -74,3 +75,11 @@ def test_init_copies_a_ready_policy_to_be_changed(tmp_path: Path) -> None:
     copied.write_text("[retention]\nlast = 1\n")
     initialise(tmp_path, runner, instance="gitlab", host="test", policy=shipped_policy("small-team"))
     assert copied.read_text() == "[retention]\nlast = 1\n"
+
+
+def test_init_of_the_command_line_knows_the_ready_policies(tmp_path: Path) -> None:
+    refused = drtool("init", tmp_path / "a", "--policy", "busines", "--json")
+    assert (refused.status, refused.last["error"]) == (3, "ConfigError")
+    assert not (tmp_path / "a").exists()
+    assert drtool("init", tmp_path / "a", "--policy", "regulated").status == 0
+    assert read_config(tmp_path / "a/drtool.toml").instance[0].policy == tmp_path / "a/regulated.toml"

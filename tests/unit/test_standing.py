@@ -118,6 +118,7 @@ RED = [
     (replace(WELL, store=StoreSeen("main", problem=BucketMissing("gone"))), "store", 12),
     (replace(WELL, copies=(StoreSeen("copy", problem=StoreAccessDenied("no")),)), "store", 11),
     (replace(WELL, half_restored="a restore"), "half-restored", 6),
+    (replace(WELL, unseen=("a directory",)), "unseen", 6),
     (replace(WELL, store=StoreSeen("main", (*NIGHTS, night(9, "damaged", set_id="x")))), "damaged", 21),
     (replace(WELL, store=StoreSeen("main", (*NIGHTS, NEWEST_IS_RED))), "red", 21),
     (replace(WELL, store=StoreSeen("main", NIGHTS, doubts=("forged",))), "not-believed", 21),
