@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from drtool import __version__
+from drtool.commands import cutover as cutting_over
 from drtool.commands import keeping, recovery, sets, setting_up, status, unattended
 from drtool.invocation import COMMON, Call
 
@@ -58,6 +59,7 @@ for _command in (
     sets.extract,
     sets.diff,
     recovery.restore,
+    cutting_over.cutover,
     recovery.isolation,
     setting_up.demo,
 ):

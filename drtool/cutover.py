@@ -380,7 +380,7 @@ class _Driver:
                 raise HostUnfit("nobody counted it before the move")
             keep_census(self.place, self.journal.run_id, self.place.sides[self.new].count(now))
         before = parse_census(path.read_bytes(), source=str(path))
-        return tuple(map(str, _meaningful(compare(before, self.place.sides[host].count(now)))))
+        return tuple(map(str, meaningful(compare(before, self.place.sides[host].count(now)))))
 
     def _confirm(self) -> None:
         counted = [entry for entry in self.journal.all("counted") if entry["host"] == self.old]
@@ -450,7 +450,7 @@ def keep_census(place: Place, run_id: str, census: Any) -> None:
     fresh.replace(path)
 
 
-def _meaningful(differences: tuple[Difference, ...]) -> tuple[Difference, ...]:
+def meaningful(differences: tuple[Difference, ...]) -> tuple[Difference, ...]:
     """Leave out what a living GitLab changes by itself, without anybody's work in it."""
     lasting = ("project", "repository", "component", "instance")
     return tuple(each for each in differences if each.kind in lasting)

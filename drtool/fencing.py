@@ -79,6 +79,8 @@ class GitLabSide:
     emit: Emit
     answers: Callable[[], str | None]
     """None: it does; else why not."""
+    plain: bool = False
+    """It is asked without TLS."""
     starts_within: timedelta = _STARTS_WITHIN
     no_way_in: str = field(default="", init=False)
     """Why it could not be reached when it was looked at last."""
@@ -93,7 +95,7 @@ class GitLabSide:
             return HostSeen(State.ANSWERING if self.answers() is None else State.SILENT)
         exposed = '"exposed"' in services.mark
         if services.writing:
-            return HostSeen(State.SERVING, healthy=self._unhealthy() is None, exposed=exposed)
+            return HostSeen(State.SERVING, healthy=self.why_unhealthy() is None, exposed=exposed)
         state = State.FENCED if services.held and not services.up else State.FROZEN
         return HostSeen(state, exposed=exposed, held=services.held)
 
@@ -125,7 +127,7 @@ class GitLabSide:
     def open(self) -> None:
         say_and_collect(self.runner, commands.open_again(self.install), "open", self.emit)
         deadline = self.clock.monotonic() + self.starts_within.total_seconds()
-        while problem := self._unhealthy():
+        while problem := self.why_unhealthy():
             if self.clock.monotonic() >= deadline:
                 raise CutoverFailed(
                     f"{self.name} does not serve within {self.starts_within}: {problem}",
@@ -166,7 +168,7 @@ class GitLabSide:
             return commands.parse_services(output, self.name)
         return None
 
-    def _unhealthy(self) -> str | None:
+    def why_unhealthy(self) -> str | None:
         """What GitLab itself says on the host, and then what people would be told."""
         try:
             self.runner.run(self.install.ready())

@@ -51,6 +51,10 @@ class Web:
         return None if 200 <= status < 400 else f"{self._where}: it answers with {status}"
 
     @property
+    def host(self) -> str:
+        return urlsplit(self.url).hostname or ""
+
+    @property
     def _where(self) -> str:
         return f"{self.url}{self.path}" + (f" at {self.connect_to}" if self.connect_to else "")
 
