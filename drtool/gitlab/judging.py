@@ -25,6 +25,7 @@ from drtool.gitlab.output import (
 )
 
 _TALK_TO_THE_DATABASE = ("puma", "sidekiq")
+_FULL = "No space left on device"  # ENOSPC in the words of tar, PostgreSQL and Ruby alike
 _MEMBERS = {component.id: component.member for component in COMPONENTS}
 
 
@@ -102,11 +103,11 @@ def judge(
         case Expect.BACKUP_DONE:
             created = read_create_output(lines)
             _refuse_locked(created)
-            _require(created.problems(), failure, BackupFailed)
+            _require(created.problems(), failure, BackupFailed, lines)
         case Expect.RESTORE_DONE:
             restored = read_restore_output(lines)
             _refuse_locked(restored)
-            _require(restored.problems(repositories=repositories), failure, RestoreFailed)
+            _require(restored.problems(repositories=repositories), failure, RestoreFailed, lines)
         case Expect.PUMA_AND_SIDEKIQ_DOWN:  # gitlab-ctl's status says how many are down, not whether it worked
             _require(judge_down(read_services(text), _TALK_TO_THE_DATABASE), None, HostUnfit)
         case Expect.ALL_SERVICES_UP:
@@ -130,8 +131,14 @@ def _refuse_locked(report: CreateReport | RestoreReport) -> None:
 
 
 def _require(
-    problems: Sequence[str], failure: CommandFailed | None, error: type[HostUnfit | BackupFailed | RestoreFailed]
+    problems: Sequence[str],
+    failure: CommandFailed | None,
+    error: type[HostUnfit | BackupFailed | RestoreFailed],
+    lines: Sequence[str] = (),
 ) -> None:
     found = list(problems) or ([str(failure)] if failure else [])
-    if found:
-        raise error(few(found), hint="-v shows all that GitLab printed; the same command goes on from this step.")
+    if not found:
+        return
+    if any(_FULL in said for said in (*lines, failure.stderr if failure else "")):
+        raise error(f"{_FULL}: {few(found)}", hint="Make room on the host; the same command goes on from this step.")
+    raise error(few(found), hint="-v shows all that GitLab printed; the same command goes on from this step.")

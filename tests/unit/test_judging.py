@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from drtool.errors import BackupFailed, Busy, CommandFailed
-from drtool.gitlab.judging import judge_create
+from drtool.core.plan import Expect
+from drtool.errors import BackupFailed, Busy, CommandFailed, RestoreFailed
+from drtool.gitlab.judging import judge, judge_create
 from tests.contracts.standin_transcripts import transcript
 
 BACKUP = "1795219733_2026_11_21_18.9.0-pre"
@@ -71,3 +72,12 @@ def test_a_bad_exit_status_alone_is_a_failure() -> None:
 def test_a_held_lock_is_busy() -> None:
     with pytest.raises(Busy, match="2096"):
         judge_create(_printed("13a"), CommandFailed("ended with status 1", status=1), "lk", staged=())
+
+
+@pytest.mark.parametrize("said", ["lines", "stderr"])
+def test_a_restore_that_filled_a_disk_says_so_before_all_that_follows_from_it(said: str) -> None:
+    words = "tar: ./1/file: Cannot write: No space left on device"
+    failure = CommandFailed("ended with status 1", status=1, stderr=words if said == "stderr" else "")
+    with pytest.raises(RestoreFailed, match="^No space left on device: ") as raised:
+        judge(Expect.RESTORE_DONE, [words] if said == "lines" else [], failure)
+    assert "Make room" in raised.value.hint
