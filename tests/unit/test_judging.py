@@ -78,6 +78,6 @@ def test_a_held_lock_is_busy() -> None:
 def test_a_restore_that_filled_a_disk_says_so_before_all_that_follows_from_it(said: str) -> None:
     words = "tar: ./1/file: Cannot write: No space left on device"
     failure = CommandFailed("ended with status 1", status=1, stderr=words if said == "stderr" else "")
-    with pytest.raises(RestoreFailed, match="^No space left on device: ") as raised:
+    with pytest.raises(RestoreFailed, match=r"^No space left on device: ") as raised:
         judge(Expect.RESTORE_DONE, [words] if said == "lines" else [], failure)
     assert "Make room" in raised.value.hint
