@@ -43,13 +43,18 @@ class Operator:
     def state(self) -> Path:
         return self.home / "state"
 
-    def knows(self, host: Host, name: str, *, port: int | None = None) -> None:
-        """Let ``name`` reach a host, by another port of this machine if one is given; nobody else's key is trusted."""
+    def knows(self, host: Host, name: str, *, port: int | None = None, also: str = "") -> None:
+        """Let ``name`` reach a host, by another port of this machine if one is given.
+
+        Its own host key is trusted, and ``also``: a host that was restored and starts anew shows the set's.
+        """
         reached = port or host.port
         folder = self.home / ".ssh"
         folder.mkdir(mode=0o700, exist_ok=True)
-        key = next(line.split(" ", 1)[1] for line in host.known_hosts.read_text().splitlines())
-        (folder / f"known_hosts-{name}").write_text(f"[127.0.0.1]:{reached} {key}\n")
+        key = host_key(host)
+        (folder / f"known_hosts-{name}").write_text(
+            "".join(f"[127.0.0.1]:{reached} {one}\n" for one in (key, also) if one)
+        )
         lines = ("HostName 127.0.0.1", f"Port {reached}", f"IdentityFile {host.key}", "IdentitiesOnly yes")
         known = f"UserKnownHostsFile {folder}/known_hosts-{name}"
         (folder / "config").write_text("\n    ".join([f"Host {name}", *lines, known]) + "\n")
@@ -114,6 +119,7 @@ class Original:
 
     census: Census
     operator: Operator
+    host_key: str
 
 
 @pytest.fixture(scope="session")
@@ -125,7 +131,13 @@ def original(
         old.seed(projects=5, rows=1000, bulk_bytes=_BULK)
         prepare_host(old)
         old.check("drtool", "backup")
-        yield Original(old.census(), operator_of(old, tmp_path_factory.mktemp("operator") / "home"))
+        key = host_key(old)
+        yield Original(old.census(), operator_of(old, tmp_path_factory.mktemp("operator") / "home"), key)
+
+
+def host_key(host: Host) -> str:
+    """What sshd of a host shows, as known_hosts has it behind the name."""
+    return host.known_hosts.read_text().splitlines()[0].split(" ", 1)[1]
 
 
 def prepare_host(host: Host) -> None:

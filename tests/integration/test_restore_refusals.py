@@ -125,7 +125,7 @@ def test_a_second_restore_at_the_same_time_is_refused(
 
     _refused(another.restore(), 17, operator.journals()[0].stem, "Wait for it to end")
     assert another.journals() == []
-    _refused(operator.restore(), 17, "is at work")
+    _refused(operator.restore(), 17, "is still at work")
 
     said, problem = first.communicate(timeout=_SECONDS)
     assert first.returncode == 0, said + problem
