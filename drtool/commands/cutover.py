@@ -89,6 +89,7 @@ def _cut_over(call: Call, order: Order, bench: Bench, given: dict[str, Any]) -> 
     call.ui.say(text)
     if not given["yes"] and not call.ui.confirm("Cut over now?"):
         _nobody_agreed(call)
+    call.begin()
     outcome = carry_out(run, place)
     outage = bench.watch.longest_outage
     call.ui.result({"outage_seconds": outage, "outcome": outcome}, outcome_text(outcome, place.address.name, outage))
@@ -104,6 +105,7 @@ def _examined(run: Run, bench: Bench) -> tuple[Obstacle, ...]:
 def _nobody_agreed(call: Call) -> None:
     from drtool.errors import DrtoolError
 
+    call.withdraw()
     call.ui.error(
         DrtoolError("nothing was moved: nobody said yes", hint="Answer y, or give --yes where nobody can answer.")
     )
