@@ -8,7 +8,7 @@ from typing import Literal
 
 from drtool.core.command import Command
 from drtool.core.host import Host
-from drtool.core.marker import MARKER, Marker, render_marker
+from drtool.core.marker import MARKER, SAFETY, Marker, render_marker
 from drtool.core.model import Manifest
 from drtool.core.packages import FromRepository, Package, PackageSource
 from drtool.core.plan import (
@@ -65,7 +65,7 @@ class Wanted:
 
 def safety_id(run_id: str) -> str:
     """What the copy is called that GitLab makes of the target before a run replaces it."""
-    return f"drtool-safety-{run_id.removeprefix('restore-')}"
+    return f"{SAFETY}{run_id.removeprefix('restore-')}"
 
 
 def plan_restore(install: Omnibus, manifest: Manifest, target: Host, marker: Marker, wanted: Wanted) -> Plan:
@@ -121,7 +121,7 @@ def plan_restore(install: Omnibus, manifest: Manifest, target: Host, marker: Mar
             "Remove the staged members",
             (install.remove(install.backup_path, (staging.name, fetched_into(staging).name, *LOOSE_MEMBERS)),),
         ),
-        *_let_go(install, wanted),
+        *_let_go(install, held=wanted.isolate or not keeps_copies),
         *_prove_it_works(install),
         *((Release("release", f"Let {package} be upgraded again", package),) if package else ()),
         Record("receipt", "Write the receipt"),
@@ -157,6 +157,7 @@ def plan_undo(install: Omnibus, instance: str, target: Host, marker: Marker) -> 
             _TASK_PATIENCE,
         ),
         Run("clean", "Remove staged members", (_clear(install, target),)),
+        *_let_go(install, held=True),
         *_prove_it_works(install),
         Record("receipt", "Write the receipt"),
     )
@@ -251,11 +252,10 @@ def _hold(install: Omnibus, wanted: Wanted) -> tuple[Step, ...]:
     )
 
 
-def _let_go(install: Omnibus, wanted: Wanted) -> tuple[Step, ...]:
-    if not wanted.isolate:
-        return ()
+def _let_go(install: Omnibus, *, held: bool) -> tuple[Step, ...]:
+    """Also what another restore held that did not end: it would stay down after the next start of the host."""
     commands = tuple(hold_service(install, service)[1] for service in _TALKERS)
-    return (Run("let-go", "Let it start again, isolated", commands),)
+    return (Run("let-go", "Let start with the host again what an isolation kept from it", commands),) if held else ()
 
 
 def _compare(count: bool) -> tuple[Step, ...]:

@@ -6,8 +6,11 @@ import json
 from pathlib import Path
 
 from drtool.core.command import Command
+from drtool.core.fitness import judge_target
 from drtool.core.host import Host
 from drtool.core.marker import Marker
+from drtool.core.needs import needs_of
+from drtool.core.obstacles import refuse
 from drtool.core.plan import Plan, parse_plan
 from drtool.errors import CommandFailed, HostUnfit, ResumeError
 from drtool.installs.omnibus import Omnibus
@@ -15,6 +18,9 @@ from drtool.journal import Journal, journals
 from drtool.restore import Place, Prepared, Request, look, new_journal_of, refuse_other_version, was_last_onto
 from drtool.restore_plan import plan_undo, plan_withdrawal, safety_id
 from drtool.survey import backup_directory
+
+_STOPS_GITLAB = {"no-gitlab", "lock", "loose-members", "mounts", "foreign-directories", "materialized-views"}
+"""What of a restore's obstacles an undoing meets too: the rest is about the set, or somebody's consent."""
 
 
 def find_restore(state: Path, run_id: str) -> Plan:
@@ -44,6 +50,8 @@ def prepare_undo(restored: Plan, request: Request, place: Place) -> Prepared:
         return Prepared(parse_plan(entry["plan"]), target, interrupted, resumed=True)
     replaced = not _only_staged(restored, target)
     if replaced:
+        needs = needs_of(place.backup_set.manifest, request.install.counted_components)
+        refuse([each for each in judge_target(target, needs) if each.code in _STOPS_GITLAB])
         _refuse_without_copies(restored, request.install, place)
     run_id = f"undo-{place.clock.now():%Y%m%dT%H%M%SZ}-{place.new_token()}"
     marker = Marker(

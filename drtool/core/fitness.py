@@ -7,10 +7,12 @@ replaced already. What could not be seen refuses where a wrong guess would cost 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import PurePosixPath
 from typing import Final
 
 from drtool.core.host import BackupDirectory, Host, Place
 from drtool.core.machine import judge_machine, judge_rights
+from drtool.core.marker import SAFETY
 from drtool.core.model import is_set_id
 from drtool.core.needs import Needs
 from drtool.core.obstacles import Obstacle, Severity
@@ -124,7 +126,7 @@ def _leftovers(host: Host, needs: Needs) -> Iterator[Obstacle]:
 
 
 def _loose(host: Host, backups: BackupDirectory) -> Iterator[Obstacle]:
-    if backups.information and not (backups.backup_id and is_set_id(backups.backup_id)):
+    if backups.information and not (backups.backup_id and _is_ours(backups.backup_id)):
         name = backups.backup_id or ("without an id" if backups.backup_id == "" else "that cannot be told")
         yield Obstacle(
             "loose-members",
@@ -138,6 +140,10 @@ def _loose(host: Host, backups: BackupDirectory) -> Iterator[Obstacle]:
             "Nothing to do: they go before GitLab restores.",
             severity="warn",
         )
+
+
+def _is_ours(backup_id: str) -> bool:
+    return is_set_id(backup_id) or backup_id.startswith(SAFETY)
 
 
 def _data(host: Host, needs: Needs) -> Iterator[Obstacle]:
@@ -209,7 +215,22 @@ def judge_settings(host: Host, needs: Needs) -> Iterator[Obstacle]:
             news if needs.brings_configuration else "Add it to gitlab.rb there, and reconfigure.",
             severity=severity,
         )
+    yield from _other_backup_path(host, needs)
     yield from _elsewhere(host, needs)
+
+
+def _other_backup_path(host: Host, needs: Needs) -> Iterator[Obstacle]:
+    """GitLab would restore another backup than the one shown to it, or keep its safety copy where nobody looks."""
+    path = host.settings.backup_path if host.settings else None
+    if path is None or PurePosixPath(path) == PurePosixPath(host.backup_path):
+        return
+    copies = needs.safety_copy and not host.empty and not host.half_replaced
+    yield Obstacle(
+        "backup-path",
+        f"{host.name}: GitLab's backup_path there is {path}, and drtool's {host.backup_path}",
+        "Let both be the same: backup_path in drtool.toml, and gitlab_rails['backup_path'] in the host's gitlab.rb.",
+        severity="refuse" if copies or not needs.brings_configuration else "warn",
+    )
 
 
 def _elsewhere(host: Host, needs: Needs) -> Iterator[Obstacle]:

@@ -85,6 +85,7 @@ class Settings:
     remote_storages: tuple[str, ...]
     object_storage: tuple[str, ...]
     database_host: str | None
+    backup_path: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

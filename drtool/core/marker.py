@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 MARKER: Final = ".drtool-restoring.json"
 """Its name in GitLab's backup directory."""
 
+SAFETY: Final = "drtool-safety-"
+"""Begins the id of the backup that GitLab makes of a target before a restore replaces it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Marker:

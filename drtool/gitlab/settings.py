@@ -26,6 +26,7 @@ def parse_settings(gitlab_yml: str | None, database_yml: str | None) -> Settings
         return None
     registry = _at(gitlab, "registry", "enabled")
     storages = _at(gitlab, "repositories", "storages")
+    path = _at(gitlab, "backup", "path")
     named = storages if isinstance(storages, dict) else {}
     return Settings(
         registry=registry if isinstance(registry, bool) else None,
@@ -33,6 +34,7 @@ def parse_settings(gitlab_yml: str | None, database_yml: str | None) -> Settings
         remote_storages=tuple(sorted(str(name) for name, storage in named.items() if _is_remote(storage))),
         object_storage=tuple(sorted(_in_object_storage(gitlab or {}))),
         database_host=_database_host(database),
+        backup_path=path if isinstance(path, str) and path.startswith("/") else None,
     )
 
 

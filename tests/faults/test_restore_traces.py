@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from drtool import restore
 from drtool.core.marker import MARKER
 from drtool.errors import CommandFailed, HostUnfit, ResumeError, TargetHoldsData, VersionMismatch
 from drtool.hosts.local import LocalRunner
+from drtool.installs.isolation import hold_service
 from drtool.restore_plan import Wanted
 from drtool.stores.faults import Crash
 from drtool.stores.memory import MemoryStore
@@ -249,3 +251,39 @@ def test_a_safety_copy_that_lies_elsewhere_than_undo_will_look_stops_the_restore
         bench.restore(target, set_id, replace=HOSTNAME)
 
     assert target.census() == before
+
+
+def test_undo_lets_start_with_the_host_what_an_isolated_restore_kept_from_it(
+    bench: Bench, target: ToyHost, set_id: str
+) -> None:
+    run_id = bench.restore(target, set_id, replace=HOSTNAME).run_id
+    runner = FaultyRunner(LocalRunner())
+
+    undo(bench, target, run_id, runner)
+
+    let_go = [hold_service(target.install, service)[1] for service in ("puma", "sidekiq")]
+    assert [call.command for call in runner.calls if call.command in let_go] == let_go
+
+
+def test_undo_removes_no_loose_members_that_are_somebody_elses(bench: Bench, target: ToyHost, set_id: str) -> None:
+    run_id = bench.restore(target, set_id, replace=HOSTNAME).run_id
+    program = target.root / "opt/gitlab/bin/gitlab-backup"
+    subprocess.run([program, "create", "BACKUP=mine", "SKIP=tar"], check=True, stdout=subprocess.DEVNULL)
+    before = target.staged()
+
+    with pytest.raises(HostUnfit, match="loose members of backup mine"):
+        undo(bench, target, run_id)
+
+    assert target.staged() == before
+
+
+def test_loose_members_of_a_safety_copy_that_was_broken_off_are_in_nobodys_way(
+    bench: Bench, target: ToyHost, set_id: str
+) -> None:
+    program = target.root / "opt/gitlab/bin/gitlab-backup"
+    command = [str(program), "create", "BACKUP=drtool-safety-20260101T000000Z-aaaa", "SKIP=tar"]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+    bench.restore(target, set_id, replace=HOSTNAME)
+
+    assert target.staged() == []

@@ -212,6 +212,14 @@ TABLE = [
         severity="warn",
     ),
     case("backup-path", replace(HOST, backups=None), BARE, good_needs=replace(NEEDS, installs=True)),
+    case("backup-path", settings(backup_path="/mnt"), settings(backup_path="/var/opt/gitlab/backups/"), needs=OWN),
+    case("backup-path", settings(backup_path="/mnt"), severity="warn"),
+    case(
+        "backup-path",
+        replace(POPULATED, settings=replace(SETTINGS, backup_path="/mnt")),
+        replace(POPULATED, settings=replace(SETTINGS, backup_path="/var/opt/gitlab/backups")),
+        needs=REPLACED,
+    ),
     case(
         "loose-members",
         backups(loose=("backup_information.yml",), information=True, backup_id="somebody's"),

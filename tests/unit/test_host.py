@@ -335,3 +335,9 @@ def test_configuration_cut_off_anywhere_raises_nothing_and_invents_nothing(data:
 )
 def test_paths_of_storages_are_those_that_gitaly_serves(text: str | None, paths: dict[str, str]) -> None:
     assert parse_storage_paths(text) == paths
+
+
+@pytest.mark.parametrize(("path", "found"), [('"/mnt/backups"', "/mnt/backups"), ("tmp/backups", None), ("3", None)])
+def test_where_gitlab_keeps_its_backups_is_read(path: str, found: str | None) -> None:
+    settings = parse_settings(f"production:\n  backup:\n    path: {path}\n", None)
+    assert settings and settings.backup_path == found
