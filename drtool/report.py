@@ -295,7 +295,7 @@ def restored_text(outcome: RestoreOutcome, prepared: Prepared, manifest: Manifes
         f" in {seconds_text(total)}; receipt {outcome.run_id}"
     )
     if "isolate-database" in names:
-        text += f"\nIt sends nothing: `drtool isolation --on {prepared.plan.host} --lift` ends that."
+        text += "\nIt sends nothing: `drtool isolation --on HOST --lift` ends that, with the HOST given to --to."
     if "safety-copy" in names:
         text += f"\nWhat was there before comes back with --undo {outcome.run_id}, as long as its copies are kept."
     return text

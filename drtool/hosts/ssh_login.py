@@ -45,7 +45,7 @@ def check_host_key(target: SshTarget, key: paramiko.PKey) -> None:
         raise HostUnfit(
             f"the host key of {target.known_as} has CHANGED: it showed {shown}, known is {expected}",
             hint="Somebody may sit between you and it: find out on the host itself why it changed before you change "
-            f"{files}.",
+            f"{files}. A host onto which a set was restored shows the set's own key once its sshd starts anew.",
         )
     raise HostUnfit(
         f"the host key of {target.known_as} is not known: {shown}",

@@ -73,6 +73,7 @@ def test_a_host_without_any_file_of_known_hosts_is_refused(sshd: SshServer, tmp_
 def test_a_changed_host_key_is_refused_loudly(sshd: SshServer, tmp_path: Path, other_key: str) -> None:
     error = refused(replace(sshd.target, known_hosts=known(tmp_path, f"{sshd.target.known_as} {other_key}")))
     assert "CHANGED" in str(error)
+    assert "a set was restored shows the set's own key" in error.hint
 
 
 def test_the_key_of_another_host_does_not_count(sshd: SshServer, tmp_path: Path) -> None:
