@@ -122,7 +122,7 @@ class OssArms:
             if not setting.absent or f"{setting.absent}:" not in str(problem):
                 raise refuse_unread(setting.name.partition(" ")[2], problem) from problem
             self._ask("DELETE", setting.parameter)
-            return "there is none, and removing it was allowed"
+            return "there is none, and removing it was not refused"
         if setting.parameter == "versioning" and b"<Status>" not in content:
             raise NotTried("versioning was never turned on, and there is no way back to that")
         self._ask("PUT", setting.parameter, content)
