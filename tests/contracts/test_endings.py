@@ -215,6 +215,23 @@ def test_a_restore_that_nobody_agreed_to_tells_nobody(desk: Desk) -> None:
     assert not (desk.base / "hooked").exists()
 
 
+def test_a_restore_begins_for_others_when_somebody_agreed(desk: Desk) -> None:
+    assert desk.run("backup").status == 0
+    desk.watch()
+    desk.hook("before-restore", "sh", "-c", f"! test -e {desk.base}/stop")
+    desk.hook("after-restore", "sh", "-c", f'echo "$DRTOOL_SET" >{desk.base}/restored')
+    words = ("restore", "latest", "--to", "local", "--no-count", "-i", f"{desk.base}/dr/identity.txt", "--yes")
+    words = (*words, "--yes-replace", os.uname().nodename)
+    (desk.base / "stop").touch()
+    assert desk.run(*words).status == HookFailed.exit_status
+    assert not (desk.base / "host/restored").exists()
+    (desk.base / "stop").unlink()
+    ran = desk.run(*words)
+    assert ran.status == 0, ran.stderr
+    assert (desk.base / "restored").read_text() == f"{desk.sets[0]}\n"
+    assert sorted(desk.told) == ["/ping/log", "/ping/log", "failure", "info", "info", "success"]
+
+
 # -- services that fail ----------------------------------------------------------------------------------------------
 
 
