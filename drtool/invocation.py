@@ -62,7 +62,6 @@ class Call:
     def begin(self) -> None:
         """Tell others that the work begins now. Raises HookFailed."""
         if self.run and self._app:
-            self.ui.hold()
             self.run.begin(self._app)
 
     def withdraw(self) -> None:
@@ -70,6 +69,7 @@ class Call:
         self.run = None
 
     def expect(self, name: str, given: dict[str, Any]) -> None:
+        """Remember, before the command does anything, whether others are to hear of it."""
         from drtool.config_notify import COMMANDS
 
         self._instance = given.get("instance")
@@ -77,6 +77,7 @@ class Call:
             from drtool.endings import Run
 
             self.run = Run(name)
+            self.ui.hold()
 
     def end(self, status: int) -> int:
         """Tell everybody else how the command ended; return the status to end with. Raises nothing of its own."""

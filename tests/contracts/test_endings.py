@@ -255,6 +255,13 @@ def test_a_service_that_fails_changes_no_status_and_is_not_silent(tmp_path: Path
     assert TOKEN not in ran.stdout + ran.stderr + as_json.stdout + as_json.stderr
 
 
+def test_json_ends_with_the_error_of_a_run_that_never_began(desk: Desk) -> None:
+    desk.watch(port=closed_port())
+    ran = desk.run("restore", "latest", "--to", "local", "--json")
+    assert ran.status == 14
+    assert [line["event"] for line in ran.lines] == ["noticed", "noticed", "error"]
+
+
 def test_a_memory_that_cannot_be_written_changes_no_status(desk: Desk) -> None:
     desk.watch()
     (desk.base / "state").mkdir()
