@@ -216,7 +216,7 @@ def _new_marker(run_id: str, place: Place, target: Host) -> Marker:
         place.backup_set.manifest.set_id,
         place.clock.now(),
         place.operator,
-        "staging",
+        "replacing" if kept else "staging",  # what was half replaced stays so until all is done
         copies=kept.copies if kept else run_id,
         had_data=kept.had_data if kept else not target.empty,
     )

@@ -16,7 +16,7 @@ from drtool.installs.isolation import hold_service
 from drtool.restore_plan import Wanted
 from drtool.stores.faults import Crash
 from drtool.stores.memory import MemoryStore
-from tests.faults.test_restore_target import die_before, is_undone, place, undo
+from tests.faults.test_restore_target import die_before, found_mark, is_undone, place, undo
 from tests.runners import FaultyRunner
 from tests.toyhost import INSTANCE, Bench, ToyHost, make_bench
 
@@ -287,3 +287,17 @@ def test_loose_members_of_a_safety_copy_that_was_broken_off_are_in_nobodys_way(
     bench.restore(target, set_id, replace=HOSTNAME)
 
     assert target.staged() == []
+
+
+def test_a_host_that_another_run_half_replaced_stays_so_while_the_next_one_stages(
+    bench: Bench, target: ToyHost, set_id: str
+) -> None:
+    first = die_before(bench, target, set_id, "gitlab-backup restore")
+    later = bench.back_up().manifest.set_id
+
+    second = die_before(bench, target, later, "tar --directory")
+
+    assert found_mark(target).phase == "replacing"
+    undo(bench, target, second)
+    is_undone(target)
+    assert first != second
