@@ -7,6 +7,7 @@ import platform
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -207,6 +208,35 @@ def test_the_lock_of_a_killed_restore_needs_nobody(bench: Bench, target: ToyHost
         holder.send_signal(signal.SIGKILL)
 
     bench.restore(target, set_id, replace=HOSTNAME)
+
+
+def test_the_lock_of_a_restore_outlasts_a_long_step_and_not_a_silent_line(target: ToyHost) -> None:
+    """A run that lives tells so; one that was stopped in the middle is what a line looks like that went silent."""
+    first = "restore-1 (another machine)"
+    program = HOLD.replace('"a run that dies"', f'"{first}", silence=timedelta(seconds=2)')
+    program = program.replace("import sys, time", "import sys, time\nfrom datetime import timedelta")
+    with subprocess.Popen([sys.executable, "-c", program, str(target.root)], stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        time.sleep(4)
+        with pytest.raises(Busy, match="restore-1"), only_restore_onto(LocalRunner(), target.install, "restore-2"):
+            pass
+        holder.send_signal(signal.SIGSTOP)
+        try:
+            _await_lock(target)
+        finally:
+            holder.kill()
+
+
+def _await_lock(target: ToyHost) -> None:
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            with only_restore_onto(LocalRunner(), target.install, "restore-2 (this machine)"):
+                return
+        except Busy:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
 
 
 # -- undoing ---------------------------------------------------------------------------------------------------------
