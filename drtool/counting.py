@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from datetime import datetime
 from typing import BinaryIO
@@ -45,9 +45,13 @@ def count_host(install: Omnibus, runner: Runner, now: datetime) -> Census:
         ) from problem
 
 
-def as_a_backup_would(now: Census, then: Census) -> Census:
-    """Leave out empty directories of components that are switched off, and so are in no backup."""
-    components = {name: files for name, files in now.components.items() if files.count or name in then.components}
+def as_a_backup_would(now: Census, then: Census, disabled: Collection[str]) -> Census:
+    """Leave out components that are ``disabled``, and so are in no backup, and empty directories of any other."""
+    components = {
+        name: files
+        for name, files in now.components.items()
+        if name in then.components or (files.count and name not in disabled)
+    }
     return replace(now, components=components)
 
 

@@ -34,4 +34,5 @@ def diff_host(backup_set: BackupSet, install: Omnibus, runner: Runner, *, clock:
     then = backup_set.read_census()
     with phase("diff", f"Counting what {runner.name} holds", clock, emit):
         now = count_host(install, runner, clock.now())
-    return Comparison(backup_set.manifest.set_id, runner.name, compare(then, as_a_backup_would(now, then)))
+    seen = as_a_backup_would(now, then, backup_set.manifest.gitlab.disabled)
+    return Comparison(backup_set.manifest.set_id, runner.name, compare(then, seen))

@@ -305,7 +305,7 @@ def _put_back(step: PutBack, site: Site) -> None:
 def _compare(site: Site) -> None:
     then = site.backup_set.read_census()
     now = count_host(site.install, site.runner, site.clock.now())
-    differences = compare(then, as_a_backup_would(now, then))
+    differences = compare(then, as_a_backup_would(now, then, site.backup_set.manifest.gitlab.disabled))
     if differences:
         raise RestoreFailed(
             f"{site.runner.name} does not hold what the set does: {few([str(found) for found in differences])}",

@@ -294,6 +294,8 @@ def restored_text(outcome: RestoreOutcome, prepared: Prepared, manifest: Manifes
         f"{outcome.set_id} restored: GitLab {manifest.gitlab.version}, {manifest.gitlab.repositories} repositories,"
         f" in {seconds_text(total)}; receipt {outcome.run_id}"
     )
+    if "compare" not in names:
+        text += "\nWhat the host now holds was not counted, and not compared with the set."
     if "isolate-database" in names:
         text += "\nIt sends nothing: `drtool isolation --on HOST --lift` ends that, with the HOST given to --to."
     if "safety-copy" in names:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path, PurePosixPath
 
 import pytest
 
 from drtool import restore
+from drtool.core.census import Files, compare
 from drtool.core.command import Command
 from drtool.core.marker import parse_marker
 from drtool.core.plan import Clone, Compare, Expect, Plan, Prove, Run, Send, Step, Wait
+from drtool.counting import as_a_backup_would
 from drtool.engine import Site, execute
 from drtool.errors import Busy, CommandFailed, DrtoolError, HostUnfit, RestoreFailed, ResumeError, SetDamaged
 from drtool.holding import only_restore_onto
 from drtool.hosts.local import LocalRunner
 from drtool.journal import new_journal
+from drtool.report import restored_text
 from drtool.restore_plan import Wanted
 from drtool.stores.memory import MemoryStore
 from tests.runners import FaultyRunner
@@ -126,3 +130,24 @@ def test_run_that_nobody_began_is_not_taken_up(bench: Bench, target: ToyHost, se
     )
     with pytest.raises(ResumeError, match="no unfinished restore restore-20260101T000000Z-aaaa"):
         restore.prepare(request, place)
+
+
+def test_files_of_a_component_that_is_switched_off_in_the_set_are_no_difference(bench: Bench, set_id: str) -> None:
+    """GitLab's restore leaves them where they are, so that a count that minds them never ends well."""
+    opened = bench.open(set_id)
+    then = opened.read_census()
+    now = replace(then, components={**then.components, "registry": Files(12, 3400)})
+
+    assert compare(then, as_a_backup_would(now, then, opened.manifest.gitlab.disabled)) == ()
+    assert compare(then, as_a_backup_would(now, then, ())) != ()
+
+
+def test_restore_that_was_not_counted_says_so(bench: Bench, target: ToyHost, set_id: str) -> None:
+    request = restore.Request(INSTANCE, target.install, Wanted(count=False))
+    place = restore.Place(
+        LocalRunner(), bench.open(set_id), None, bench.state, bench.clock, bench.events.append, lambda: "0001"
+    )
+    prepared = restore.prepare(request, place)
+    outcome = restore.Outcome(prepared.plan.run_id, set_id, False, ())
+
+    assert "was not counted" in restored_text(outcome, prepared, place.backup_set.manifest)
