@@ -97,14 +97,18 @@ def _parse(text: bytes, key: str, instance: str) -> dict[str, Any]:
     name = key.rpartition("/")[2].removesuffix(".json")
     if receipt["purpose"] == "verify":
         stamp = f"verify-{receipt['set_id']}-{finished.astimezone(UTC):%Y%m%dT%H%M%SZ}-"
-        if not name.startswith(stamp) or not isinstance(receipt["problems"], int):
+        if not name.startswith(stamp) or not isinstance(receipt["problems"], int) or not receipt["signature"]:
             raise ValueError("its name is not the one that it was written under")
         took = None
     else:
         if receipt["run_id"] != name:
             raise ValueError("its name is not the one that it was written under")
         took = timedelta(seconds=sum(max(0.0, float(step["seconds"])) for step in receipt["steps"]))
-    return {**receipt, "finished_at": finished.astimezone(UTC), "took": took}
+    needed = {
+        "level": str(receipt["level"]) if receipt["purpose"] == "verify" else "",
+        "set_id": str(receipt["set_id"]),
+    }
+    return {**receipt, **needed, "finished_at": finished.astimezone(UTC), "took": took}
 
 
 def _done(receipt: dict[str, Any] | None) -> Done | None:

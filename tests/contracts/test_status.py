@@ -28,7 +28,7 @@ from drtool.stores.memory import MemoryStore
 from drtool.stores.oss_answers import WormState
 from tests import sets
 from tests.contracts.test_keeping import Kept, lay_out
-from tests.lives import DatedStore, clock, set_id, verifier
+from tests.lives import DatedStore, clock, set_id, verifier, write_receipt
 from tests.playground import Ran
 
 POLICY = """\
@@ -219,6 +219,22 @@ def test_a_receipt_that_is_not_what_it_says_proves_nothing(tmp_path: Path, forge
     records = read_records(Catalog(LocalStore(tmp_path / "main"), sets.INSTANCE), sets.keys().verifier, ignore)
 
     assert (records.drill, records.restore) == (None, None)
+
+
+@pytest.mark.parametrize("lacking", ["level", "signature", "problems", "set_id", "finished_at", "instance", "purpose"])
+def test_a_receipt_of_a_verification_that_lacks_something_proves_nothing(lacking: str) -> None:
+    catalog = Catalog(MemoryStore(), sets.INSTANCE)
+    manifest = sets.commit(catalog.store).manifest
+    key = write_receipt(catalog, manifest)
+    assert read_records(catalog, verifier(), ignore).digest
+
+    receipt = json.loads(catalog.read_receipt(key)[0])
+    del receipt[lacking]
+    run_id = key.rpartition("/")[2].removesuffix(".json")
+    catalog.put_receipt(run_id, json.dumps(receipt).encode(), sets.keys().signer)
+
+    records = read_records(catalog, verifier(), ignore)
+    assert (records.digest, records.contents, records.problems) == (None, None, None)
 
 
 def test_the_newest_receipt_counts_and_a_restore_is_no_drill(tmp_path: Path) -> None:
