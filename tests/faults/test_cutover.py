@@ -44,7 +44,7 @@ class SiteWorld(World):
 
     def __init__(self, base: Path, site: Site) -> None:
         super().__init__(base, count=False)
-        self.site, self.clock = site, site.clock  # type: ignore[assignment]
+        self.site, self.clock = site, site.clock
         self.hosts = {name: ModelHost(self, name) for name in (site.a, site.b, site.c)}
         self.hosts[site.c].writing = False
 

@@ -145,7 +145,7 @@ def test_the_examples_are_configurations(tmp_path: Path) -> None:
             file.write_text("\n".join(line.removeprefix(indent) for line in text.splitlines()))
             config = read_config(file)
             parse_recipients([key for table in config.instance for key in table.seal_to])
-    assert count == 2
+    assert count == 3
 
 
 def test_the_documents_name_files_of_the_code_that_exist() -> None:
