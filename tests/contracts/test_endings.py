@@ -220,8 +220,8 @@ def test_a_restore_begins_for_others_when_somebody_agreed(desk: Desk) -> None:
     desk.watch()
     desk.hook("before-restore", "sh", "-c", f"! test -e {desk.base}/stop")
     desk.hook("after-restore", "sh", "-c", f'echo "$DRTOOL_SET" >{desk.base}/restored')
-    words = ("restore", "latest", "--to", "local", "--no-count", "-i", f"{desk.base}/dr/identity.txt", "--yes")
-    words = (*words, "--yes-replace", os.uname().nodename)
+    agreed = ("--yes", "--yes-replace", os.uname().nodename)
+    words = ("restore", "latest", "--to", "local", "--no-count", "-i", f"{desk.base}/dr/identity.txt", *agreed)
     (desk.base / "stop").touch()
     assert desk.run(*words).status == HookFailed.exit_status
     assert not (desk.base / "host/restored").exists()
