@@ -36,6 +36,7 @@ COMMANDS = [
     "extract",
     "diff",
     "restore",
+    "cutover",
     "isolation",
     "demo",
 ]
