@@ -42,13 +42,14 @@ def prepare_undo(restored: Plan, request: Request, place: Place) -> Prepared:
     """
     target = look(request.install, place.runner)
     _refuse_another(restored, target, place)
-    refuse_other_version(target, place.backup_set.manifest)  # GitLab would refuse, with all services down
+    replaced = not _only_staged(restored, target)
+    if replaced:
+        refuse_other_version(target, place.backup_set.manifest)  # GitLab would refuse, with all services down
     interrupted = _unfinished(restored, place)
     if interrupted and was_last_onto(interrupted, target, request.install, place.runner):
         entry = interrupted.find("plan")
         assert entry is not None
         return Prepared(parse_plan(entry["plan"]), target, interrupted, resumed=True)
-    replaced = not _only_staged(restored, target)
     if replaced:
         needs = needs_of(place.backup_set.manifest, request.install.counted_components)
         refuse([each for each in judge_target(target, needs) if each.code in _STOPS_GITLAB])

@@ -196,6 +196,7 @@ def test_undo_of_a_run_that_replaced_nothing_takes_its_traces_off(
 ) -> None:
     run_id = die_before(bench, target, set_id, words)
     before = target.census()
+    Path(target.install.version_file).write_text("18.10.0-ee\n")  # people went on with it
     runner = FaultyRunner(LocalRunner())
 
     undo(bench, target, run_id, runner)
