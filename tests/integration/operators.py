@@ -147,10 +147,11 @@ def prepare_host(host: Host) -> None:
 
 
 def operator_of(host: Host, home: Path) -> Operator:
-    """Carry what a host's drtool made to an operator's machine: configuration, keys and the store's directory."""
+    """Carry what a host's drtool made to an operator's machine: configuration, keys and the store, if it is there."""
     (home / "dr").mkdir(parents=True)
     fetch(host, _SETTINGS, home / "dr")
-    fetch(host, _STORE, home / "store")
+    if _STORE in (home / "dr/drtool.toml").read_text():
+        fetch(host, _STORE, home / "store")
     found = _settle(Operator(home), _SETTINGS, str(home / "dr"))
     return _settle(_settle(found, _STORE, str(home / "store")), "/var/lib/drtool", str(found.state))
 
