@@ -302,3 +302,16 @@ def test_a_host_that_another_run_half_replaced_stays_so_while_the_next_one_stage
     undo(bench, target, second)
     is_undone(target)
     assert first != second
+
+
+def test_undo_without_the_copy_of_the_configuration_is_refused_before_it_begins(
+    bench: Bench, target: ToyHost, set_id: str
+) -> None:
+    run_id = bench.restore(target, set_id, replace=HOSTNAME).run_id
+    Path(target.install.kept_config(run_id)).unlink()
+    before = target.census()
+
+    with pytest.raises(HostUnfit, match="the copy of its configuration is not there"):
+        undo(bench, target, run_id)
+
+    assert target.census() == before
