@@ -170,12 +170,12 @@ class App:
         return HostKey(choose_identity(backup_set, texts), signature_checked)
 
     def wanted(
-        self, version: str, *, install: bool, via: Via, isolate: bool, count: bool, replace: str | None
+        self, version: str, *, install: bool, via: Via, isolate: bool, count: bool, replace: str | None, drill: bool
     ) -> Wanted:
         """How to restore a set of this GitLab version, as the command line and the configuration say."""
         table = self.instance.package
         package = package_of(version, table.name) if install else None
-        return Wanted(package, table.source, via, isolate, count, replace)
+        return Wanted(package, table.source, via, isolate or drill, count, replace, drill)
 
     def open_set(self, text: str, *, identities: tuple[object, ...] = (), unsigned: bool = False) -> BackupSet:
         """Find a set and check its signature, unless ``unsigned`` says that none is wanted."""

@@ -244,8 +244,8 @@ def _fits(journal: Journal, request: Request, place: Place) -> bool:
     plan = json.loads(entry["plan"])
     ended = {step["name"] for step in plan["steps"]} <= {done["step"] for done in journal.all("finished")}
     ended = ended or journal.find("undone") is not None
-    wanted = (request.instance, place.backup_set.manifest.set_id, place.runner.name)
-    return not ended and (plan["instance"], plan["set_id"], plan["host"]) == wanted
+    wanted = (request.wanted.purpose, request.instance, place.backup_set.manifest.set_id, place.runner.name)
+    return not ended and (plan["purpose"], plan["instance"], plan["set_id"], plan["host"]) == wanted
 
 
 def _may_go_on(journal: Journal, request: Request, target: Host, place: Place) -> bool:

@@ -53,6 +53,7 @@ class Wanted:
 
     ``via`` is the way of the application's bytes. ``isolate`` keeps GitLab from sending anything afterwards, ``count``
     compares what the host then holds with the set's census. ``replace`` is the hostname whose projects may be replaced.
+    A ``drill`` is isolated and counted, or it fails, and its receipt says what it was.
     """
 
     package: Package | None = None
@@ -61,6 +62,11 @@ class Wanted:
     isolate: bool = False
     count: bool = True
     replace: str | None = None
+    drill: bool = False
+
+    @property
+    def purpose(self) -> Literal["restore", "drill"]:
+        return "drill" if self.drill else "restore"
 
 
 def safety_id(run_id: str) -> str:
@@ -126,7 +132,7 @@ def plan_restore(install: Omnibus, manifest: Manifest, target: Host, marker: Mar
         *((Release("release", f"Let {package} be upgraded again", package),) if package else ()),
         Record("receipt", "Write the receipt"),
     )
-    return Plan(run_id, "restore", manifest.instance, manifest.set_id, target.name, steps, marker.copies)
+    return Plan(run_id, wanted.purpose, manifest.instance, manifest.set_id, target.name, steps, marker.copies)
 
 
 def plan_undo(install: Omnibus, instance: str, target: Host, marker: Marker) -> Plan:

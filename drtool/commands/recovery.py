@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     help="Send the data through this machine, or let the host fetch and unseal it itself.",
 )
 @click.option("--isolate", is_flag=True, help="Let the restored GitLab send nothing; `drtool isolation` lifts it.")
+@click.option("--drill", is_flag=True, help="It is a drill: isolated, or it fails; `drtool status` counts it as one.")
 @click.option("--no-count", is_flag=True, help="Do not count at the end what the host holds: for hours of rows.")
 @click.option("--undo", metavar="RUN", help="Bring back what this run replaced, from the copies that it kept.")
 @IDENTITY
@@ -47,6 +48,8 @@ def restore(call: Call, set_id: str | None, host: str, undo: str | None, resume:
         raise click.UsageError("Say which SET to restore, or which run to --undo.")
     if resume and (given["anew"] or undo):
         raise click.UsageError("--resume takes up a run: leave --anew and --undo out.")
+    if given["drill"] and (undo or given["no_count"]):
+        raise click.UsageError("A drill restores and counts: leave --undo and --no-count out.")
     app = call.app(given["instance"])
     with app.runner_on(host) as runner:
         if undo:
@@ -62,7 +65,7 @@ def _restore(call: Call, app: App, runner: Runner, set_id: str, resume: str | No
 
     files, unsigned = given["identities"], given["unsigned"]
     opened = app.open_set(set_id, identities=app.identities(files), unsigned=unsigned)
-    ways = {name: given[name] for name in ("install", "via", "isolate")}
+    ways = {name: given[name] for name in ("install", "via", "isolate", "drill")}
     wanted = app.wanted(
         opened.manifest.gitlab.version, **ways, count=not given["no_count"], replace=given["yes_replace"]
     )
