@@ -26,8 +26,8 @@ from drtool.config_addresses import (
     HolderTable,
     Route53Table,
 )
-from drtool.cutover import Place, Power
 from drtool.cutover_checks import Reach
+from drtool.cutover_place import Place, Power
 from drtool.errors import ConfigError, DrtoolError
 from drtool.events import Noticed
 from drtool.fencing import GitLabSide

@@ -7,123 +7,37 @@ whether the new host may ever have been behind the address. Nothing is released 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any
 
 from drtool import __version__
-from drtool.addresses import Address
-from drtool.clock import Clock
-from drtool.core.census import Difference, compare, parse_census, render_census
-from drtool.core.cutover import (
-    Decide,
-    HostSeen,
-    Intent,
-    Observed,
-    State,
-    Step,
-    can_go_back,
-    expected_steps,
-    next_step,
-    title,
+from drtool.core.census import compare, parse_census
+from drtool.core.cutover import HostSeen, Intent, Observed, State, Step, can_go_back, expected_steps, title
+from drtool.cutover_place import Order, Outcome, Place, Result, Run, StepTime
+from drtool.cutover_runs import (
+    PREFIX,
+    ended,
+    find_census,
+    head,
+    keep_census,
+    last_count,
+    meaningful,
+    of_address,
+    pair,
+    to_take_up,
+    wants_back,
 )
-from drtool.errors import AddressElsewhere, AddressError, CutoverFailed, DrtoolError, HostUnfit, ResumeError
-from drtool.events import Emit, Noticed, Waiting
-from drtool.fencing import Side
-from drtool.journal import Entry, Journal, journals, new_journal, only_run
+from drtool.errors import AddressElsewhere, AddressError, CutoverFailed, DrtoolError, HostUnfit
+from drtool.events import Noticed, Waiting
+from drtool.journal import Journal, new_journal, only_run
 from drtool.phases import phase
 
-PREFIX = "cutover-"
 _MOST_STEPS = 40  # a run that needs more is not alone
 _PAUSE = timedelta(seconds=2)
 _STUBBORN = 2
 _SHOWN = 8
-
-Result = Literal["committed", "rolled back", "undone"]
-
-
-class Power(Protocol):
-    """A provider that switches machines off. Some switch them on again, and then have a ``start_instance`` too."""
-
-    def stop_instance(self, instance: str) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What is asked for. ``to`` is a holder; ``address`` the name of its table.
-
-    ``dead`` is somebody's word about the host that the address leaves, and counts only where it cannot be reached.
-    """
-
-    address: str
-    to: str
-    undo: bool = False
-    anew: bool = False
-    dead: bool = False
-    stop: bool = False
-    count: bool = True
-    rollback_within: timedelta = timedelta(minutes=5)
-
-
-@dataclass(frozen=True)
-class Place:
-    """What the work is done with. ``probe`` looks from outside whether that holder serves the public name.
-
-    ``agree`` is asked when the old host turns out to hold what the new one does not. ``decide`` is there for tests,
-    which give it deciders that are wrong.
-    """
-
-    address: Address
-    sides: Mapping[str, Side]
-    probe: Callable[[str], str | None]
-    state: Path
-    clock: Clock
-    emit: Emit
-    new_token: Callable[[], str]
-    agree: Callable[[tuple[str, ...]], bool]
-    record: Callable[[str, dict[str, Any]], None]
-    power: Power | None = None
-    watch: Callable[[], AbstractContextManager[object]] = nullcontext
-    operator: str = ""
-    decide: Decide = next_step
-
-
-@dataclass(frozen=True)
-class Run:
-    """A cut-over that may be shown, and then carried out. ``journal`` holds nothing yet for a new one."""
-
-    order: Order
-    old: str
-    new: str
-    back: bool
-    journal: Journal
-    resumed: bool
-    seen: Observed
-    steps: tuple[Step, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class StepTime:
-    name: str
-    host: str
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How it ended. ``settled_at``: from when on nobody should be led to the host that the address left."""
-
-    run_id: str
-    result: Result
-    holder: str
-    left: str
-    why: str
-    settled_at: datetime
-    left_behind: tuple[str, ...]
-    steps: tuple[StepTime, ...] = field(default=())
 
 
 def prepare(order: Order, place: Place) -> Run:
@@ -131,16 +45,16 @@ def prepare(order: Order, place: Place) -> Run:
 
     Raises AddressElsewhere, ResumeError, and what the provider says.
     """
-    journal = _to_take_up(order, place)
+    journal = to_take_up(order, place)
     if journal is None:
-        old, new = _pair(order, place)
+        old, new = pair(order, place)
         run_id = f"{PREFIX}{place.clock.now():%Y%m%dT%H%M%SZ}-{place.new_token()}"
         journal = Journal(place.state / "runs" / f"{run_id}.jsonl")
         back = False
     else:
-        head = _head(journal)
-        old, new = head["old"], head["new"]
-        back = order.undo or _wants_back(journal)
+        first = head(journal)
+        old, new = first["old"], first["new"]
+        back = order.undo or wants_back(journal)
     driver = _Driver(order, place, journal, old, new)
     seen = driver.look()
     intent = driver.intent(back=back)
@@ -168,20 +82,15 @@ def carry_out(run: Run, place: Place) -> Outcome:
         return _Driver(run.order, place, journal, run.old, run.new).drive()
 
 
-def find_census(place: Place, run_id: str) -> Path:
-    """Where a run keeps what the new host held before anybody was led to it. It names projects."""
-    return place.state / "runs" / f"{run_id}.census"
-
-
 def _begin(journal: Journal, run: Run, place: Place) -> None:
     order, now = run.order, place.clock.now().isoformat()
     if order.anew:
-        for other in _of_address(place, order.address):
-            if other.run_id != journal.run_id and not _ended(other):
+        for other in of_address(place, order.address):
+            if other.run_id != journal.run_id and not ended(other):
                 other.append("abandoned", at=now, by=place.operator)
     if journal.find("cutover") is None:
         journal.append("cutover", address=order.address, old=run.old, new=run.new, at=now, by=place.operator)
-    if journal.find("wanted") is None or _wants_back(journal) != run.back or _ended(journal):
+    if journal.find("wanted") is None or wants_back(journal) != run.back or ended(journal):
         journal.append("wanted", back=run.back, why="--undo" if order.undo else "", asked=True, at=now)
     if order.stop or not order.count:
         journal.append("options", stop=order.stop, count=order.count)
@@ -240,17 +149,17 @@ class _Driver:
 
     def intent(self, *, back: bool | None = None) -> Intent:
         """What is wanted, as the journal and this process know it."""
-        wants_back = _wants_back(self.journal) if back is None else back
-        goal, leaving = (self.old, self.new) if wants_back else (self.new, self.old)
+        backwards = wants_back(self.journal) if back is None else back
+        goal, leaving = (self.old, self.new) if backwards else (self.new, self.old)
         options = self.journal.all("options")
         count = self.order.count and all(entry["count"] for entry in options)
         stop = self.order.stop or any(entry["stop"] for entry in options)
         words = {entry["host"] for entry in self.journal.all("word")}
-        counted = _last_count(self.journal, leaving)
+        counted = last_count(self.journal, leaving)
         return Intent(
             self.old,
             self.new,
-            back=wants_back,
+            back=backwards,
             exposed=any(e["step"] == "move" and e["host"] == self.new for e in self.journal.all("started")),
             dead=leaving in words,
             stop=stop and self.place.power is not None,
@@ -419,7 +328,7 @@ class _Driver:
         return self.place.clock.now() + self.place.address.settles_within
 
     def _receipt(self, outcome: Outcome, now: datetime) -> dict[str, Any]:
-        head = _head(self.journal)
+        first = head(self.journal)
         return {
             "format": 1,
             "tool": f"drtool {__version__}",
@@ -427,122 +336,16 @@ class _Driver:
             "purpose": "cutover",
             "result": outcome.result,
             "address": self.place.address.name,
-            "from": head["old"],
-            "to": head["new"],
+            "from": first["old"],
+            "to": first["new"],
             "holder": outcome.holder,
             "why": outcome.why,
             "words": [{"host": word["host"], "by": word["by"]} for word in self.journal.all("word")],
-            "started_at": head["at"],
+            "started_at": first["at"],
             "finished_at": now.isoformat(),
             "settled_at": outcome.settled_at.isoformat(),
             "steps": [{"name": s.name, "host": s.host, "seconds": s.seconds} for s in outcome.steps],
         }
-
-
-def keep_census(place: Place, run_id: str, census: Any) -> None:
-    """Keep what the new host held before the move, for its owner alone."""
-    path = find_census(place, run_id)
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    fresh = path.with_suffix(".census.new")
-    fresh.unlink(missing_ok=True)
-    fresh.touch(mode=0o600)
-    fresh.write_bytes(render_census(census))
-    fresh.replace(path)
-
-
-def meaningful(differences: tuple[Difference, ...]) -> tuple[Difference, ...]:
-    """Leave out what a living GitLab changes by itself, without anybody's work in it."""
-    lasting = ("project", "repository", "component", "instance")
-    return tuple(each for each in differences if each.kind in lasting)
-
-
-def _pair(order: Order, place: Place) -> tuple[str, str]:
-    """Who holds it, and who is to. Raises AddressElsewhere for a holder that the configuration does not know."""
-    holder = place.address.holder()
-    others = [name for name in place.sides if name != order.to]
-    if holder is None or holder == order.to:
-        before = [name for name in _last_pair(order, place) if name in others]
-        if len(before or others) == 1:
-            return (before or others)[0], order.to
-        where = "nobody has it" if holder is None else f"{holder} has it already"
-        raise AddressElsewhere(
-            f"{place.address.name}: {where}, and which of {', '.join(others)} had it before cannot be seen",
-            hint="Leave only that one and the new one in the holders of its table.",
-        )
-    if holder not in place.sides:
-        raise AddressElsewhere(
-            f"{place.address.name} is with {holder}, which [address.{order.address}.holders] does not name",
-            hint="Name that host there with its way in by ssh, if it is the old one; else find out who moved it.",
-        )
-    return holder, order.to
-
-
-def _last_pair(order: Order, place: Place) -> tuple[str, ...]:
-    """The two hosts of the newest run, however that ended."""
-    found = _of_address(place, order.address)
-    return (_head(found[-1])["old"], _head(found[-1])["new"]) if found else ()
-
-
-def _to_take_up(order: Order, place: Place) -> Journal | None:
-    """The run to go on with; None to begin one."""
-    found = [journal for journal in _of_address(place, order.address) if not journal.find("abandoned")]
-    if order.anew:
-        return None
-    unfinished = [journal for journal in found if not _ended(journal)]
-    if unfinished:
-        journal = unfinished[-1]
-        new = _head(journal)["new"]
-        if new != order.to and not order.undo:
-            raise ResumeError(
-                f"{journal.run_id}, which moves the address to {new}, is not finished",
-                hint=f"Finish it with --to {new}, take it back with --undo, or --anew forgets it.",
-            )
-        return journal
-    if order.undo:
-        if not found:
-            raise ResumeError(
-                f"no cut-over of {order.address} to undo is known here",
-                hint="On another machine? There. Else cut over --to the host that shall have the address.",
-            )
-        return found[-1]
-    last = found[-1] if found else None
-    if last and (last.all("ended")[-1]["result"], _head(last)["new"]) == ("committed", order.to):
-        # Said once more: look at all of it again, if it still is as it was left.
-        return last if place.address.holder() == order.to else None
-    return None
-
-
-def _of_address(place: Place, address: str) -> list[Journal]:
-    found = journals(place.state, PREFIX)
-    return [journal for journal in found if (head := journal.find("cutover")) and head["address"] == address]
-
-
-def _head(journal: Journal) -> Entry:
-    head = journal.find("cutover")
-    assert head is not None
-    return head
-
-
-def _wants_back(journal: Journal) -> bool:
-    wanted = journal.find("wanted")
-    return bool(wanted and wanted["back"])
-
-
-def _last_count(journal: Journal, host: str) -> int | None:
-    """How many differences were counted on a host since it was frozen; None if nobody counted since."""
-    found: int | None = None
-    for entry in journal.entries:
-        if entry["what"] == "started" and (entry["step"], entry["host"]) == ("freeze", host):
-            found = None
-        if entry["what"] == "counted" and entry["host"] == host:
-            found = int(entry["differences"])
-    return found
-
-
-def _ended(journal: Journal) -> bool:
-    """Whether what was wanted last is so."""
-    marks = [entry["what"] for entry in journal.entries if entry["what"] in ("wanted", "ended")]
-    return bool(marks) and marks[-1] == "ended"
 
 
 def show(run: Run) -> dict[str, Any]:

@@ -14,7 +14,8 @@ import yaml
 from drtool.core.census import compare
 from drtool.core.cutover import State
 from drtool.core.obstacles import Obstacle, refuse
-from drtool.cutover import Place, Run, keep_census, meaningful
+from drtool.cutover_place import Place, Run
+from drtool.cutover_runs import keep_census, meaningful
 from drtool.errors import AddressElsewhere, AddressError, CommandFailed, DrtoolError, HostUnfit, VersionMismatch
 from drtool.fencing import GitLabSide
 from drtool.installs import isolation

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from drtool.core.cutover import title
 from drtool.core.obstacles import Obstacle
-from drtool.cutover import Outcome, Run
+from drtool.cutover_place import Outcome, Run
 from drtool.ui import mark, seconds_text, time_text
 
 KEEP_FOR = timedelta(days=14)

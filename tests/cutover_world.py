@@ -20,7 +20,9 @@ from drtool.addresses.memory import Call, MemoryAddress, MemoryProvider
 from drtool.addresses.waiting import Patience
 from drtool.core.census import CENSUS_FORMAT, Census
 from drtool.core.cutover import Decide, HostSeen, State, next_step
-from drtool.cutover import Order, Outcome, Place, carry_out, keep_census, prepare
+from drtool.cutover import carry_out, prepare
+from drtool.cutover_place import Order, Outcome, Place
+from drtool.cutover_runs import keep_census
 from drtool.errors import AddressError, AddressTransient, CommandFailed, DrtoolError
 from drtool.events import ignore
 from drtool.journal import Journal

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from drtool.app_addresses import Bench
     from drtool.config_addresses import AnyAddressTable
     from drtool.core.obstacles import Obstacle
-    from drtool.cutover import Order, Run
+    from drtool.cutover_place import Order, Run
 
 
 @click.command()
@@ -58,7 +58,7 @@ def cutover(call: Call, address: str, host: str | None, instance: str | None, **
 def _order(address: str, host: str | None, table: AnyAddressTable, given: dict[str, Any]) -> Order:
     from drtool.app_addresses import holder_named
     from drtool.config import parse_age
-    from drtool.cutover import Order
+    from drtool.cutover_place import Order
 
     return Order(
         address,

@@ -14,8 +14,8 @@ import pytest
 
 from drtool.clock import SystemClock
 from drtool.core.cutover import HostSeen, Observed, State
-from drtool.cutover import Order, Run
 from drtool.cutover_checks import Reach, examine
+from drtool.cutover_place import Order, Run
 from drtool.errors import AddressError
 from drtool.journal import Journal
 from tests.address_servers.aliyun import AliyunServer, aliyun_server

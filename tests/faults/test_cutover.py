@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from drtool.clock import SystemClock
-from drtool.cutover import Place
+from drtool.cutover_place import Place
 from drtool.errors import AddressError, CutoverFailed
 from drtool.stores.faults import Crash
 from tests.address_servers.aliyun import AliyunServer, aliyun_server

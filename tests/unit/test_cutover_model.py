@@ -146,6 +146,8 @@ def test_every_path_ends_with_one_writable_host_and_a_true_journal(cloud: Cloud,
     paths = Paths(tmp_path)
     weathers: tuple[Weather, ...] = get_args(Weather)
     for (old, switch), weather, goal in itertools.product(olds(cloud), weathers, ("finish", "undo")):
+        if (old, switch) == ("up", True) and weather not in ("ok", "lost reply"):
+            continue  # switched off besides: the provider's weather does to it what it does without
         for _ in paths.crashes(goal, cloud=cloud, old=old, weather=weather, switch=switch):
             pass
     assert paths.count >= 500
