@@ -35,8 +35,17 @@ MODULES = (
     "drtool.backup_run",
     "drtool.catalog",
     "drtool.contents",
+    "drtool.core.alarm",
     "drtool.core.census",
+    "drtool.core.fitness",
+    "drtool.core.isolation",
+    "drtool.core.machine",
+    "drtool.core.marker",
     "drtool.core.model",
+    "drtool.core.policy",
+    "drtool.core.room",
+    "drtool.engine",
+    "drtool.evidence",
     "drtool.gitlab.application",
     "drtool.gitlab.archive",
     "drtool.gitlab.chains",
@@ -50,12 +59,23 @@ MODULES = (
     "drtool.gitlab.secrets.verdict",
     "drtool.gitlab.tables",
     "drtool.gitlab.worth",
+    "drtool.holding",
+    "drtool.isolating",
+    "drtool.prune",
+    "drtool.prune_plan",
+    "drtool.restore",
     "drtool.signing",
+    "drtool.undo",
     "drtool.verify",
     "drtool.volumes",
 )
-_LISTS = frozenset({"checks", "errors", "failed", "findings", "found", "lost", "missing", "problems"})
-_ONLY_WORDS = frozenset({"__str__", "_current", "_damaged", "_few", "_why_untested", "age_text", "few", "sentence"})
+_LISTS = frozenset(
+    {"checks", "errors", "failed", "findings", "found", "held", "lost", "missing", "problems", "reasons", "refused"}
+)
+_COMPLAINTS = frozenset({"Obstacle", "Short"})
+_ONLY_WORDS = frozenset(
+    {"__str__", "_current", "_damaged", "_few", "_why_untested", "age_text", "few", "sentence", "_tell", "_why_not"}
+)
 """Functions that say what others decided."""
 
 _PATIENCE = 20  # seconds of processor time for one round: without its check a loop may never end
@@ -118,7 +138,7 @@ class _Switches(ast.NodeTransformer):
         match node.value:
             case ast.Call(func=ast.Attribute(attr="append" | "extend", value=to)) if _is_list(to):
                 return self._guarded(node)
-            case ast.Yield(value=ast.AST() as value) if _holds_a_sentence(value):
+            case ast.Yield(value=ast.AST() as value) if _holds_a_sentence(value) or _is_a_complaint(value):
                 return self._guarded(node)
         return node
 
@@ -160,8 +180,13 @@ class _Switches(ast.NodeTransformer):
 
 
 def _is_list(node: ast.expr) -> bool:
+    node = node.value if isinstance(node, ast.Subscript) else node
     name = node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
     return name.lstrip("_") in _LISTS
+
+
+def _is_a_complaint(node: ast.AST) -> bool:
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _COMPLAINTS
 
 
 def _holds_a_sentence(node: ast.AST) -> bool:

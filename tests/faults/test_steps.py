@@ -151,3 +151,12 @@ def test_restore_that_was_not_counted_says_so(bench: Bench, target: ToyHost, set
     outcome = restore.Outcome(prepared.plan.run_id, set_id, False, ())
 
     assert "was not counted" in restored_text(outcome, prepared, place.backup_set.manifest)
+
+
+def test_lock_that_was_lost_on_the_way_is_noticed(target: ToyHost) -> None:
+    runner = FaultyRunner(LocalRunner())
+    with only_restore_onto(runner, target.install, "us") as still_held:
+        still_held()
+        runner.fail_at(len(runner.calls) + 1, error=CommandFailed("another host", status=1))
+        with pytest.raises(CommandFailed, match="the lock of this restore is lost"):
+            still_held()
