@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.engine("docker"), pytest.mark.slow]
 BACKUPS = "/var/opt/gitlab/backups"
 MARK = f"{BACKUPS}/.drtool-restoring.json"
 NAME = "new-host.example.com"
-_SECONDS = 120
+_SECONDS = 300
 _BULK = 8 << 20  # at least so much comes to the host
 
 Way = Literal["operator killed", "line cut", "power lost", "restarted"]

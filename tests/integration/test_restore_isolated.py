@@ -16,7 +16,7 @@ from tests.integration.operators import Operator, Original
 pytestmark = [pytest.mark.engine("docker"), pytest.mark.slow]
 
 TASK = "/opt/gitlab/embedded/service/gitlab-rails/tmp/backup_restore.pid"
-_SECONDS = 120
+_SECONDS = 300
 _TALKERS = ("puma", "sidekiq")
 _ISOLATED = ("--to", "root@new-host", "--isolate", "--yes")
 

@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.engine("docker"), pytest.mark.slow]
 BACKUPS = "/var/opt/gitlab/backups"
 TASK = "/opt/gitlab/embedded/service/gitlab-rails/tmp/backup_restore.pid"
 NAME = "new-host.example.com"
-_SECONDS = 120
+_SECONDS = 300
 _KINDS = "find /etc/gitlab /var/opt/gitlab/backups /var/opt/gitlab/gitlab-rails/etc"
 _LOOK = f"{_KINDS} -printf '%p %y %m %u %g\\n' | sort; {_KINDS} -type f -exec sha256sum {{}} + | sort"
 
