@@ -54,7 +54,7 @@ from tests import sandboxes
 from tests.bucket import Bucket, BucketStore
 from tests.faults.test_false_green import switched
 from tests.faults.test_false_green_toy import Break, broken, failing, script, secrets
-from tests.toyhost import SECRET, ToyHost
+from tests.toyhost import SECRET, ToyClock, ToyHost
 from tests.year import BEGINNING, DAY, HOUR, INSTANCE, Seen, Year
 
 NIGHTS = 365
@@ -558,6 +558,52 @@ def test_the_year_s_bucket_keeps_the_contract_of_every_store() -> None:
     problems = {name: error for name, error in run_checks(subject) if error and not isinstance(error, NotApplicable)}
     assert problems == {}
     assert len(CHECKS) > 20
+
+
+def test_the_year_s_bucket_gives_no_locked_version_away_before_its_time_by_its_own_clock() -> None:
+    time = ToyClock()
+    bucket = Bucket("main", time)
+    host, owner = BucketStore(bucket, "host"), BucketStore(bucket, "owner", versions=True)
+    info = host.put("a/b", io.BytesIO(b"good"), lock_until=time.now() + DAY)
+    host.put("a/b", io.BytesIO(b"bad"))
+    host.delete(["a/b"])
+    assert [each.content for each in bucket.versions("a/b")] == [b"good", b"bad", None]
+    for store in (host, owner):
+        with pytest.raises(StoreAccessDenied):
+            store.delete_version("a/b", int(info.version))
+
+    time.advance(2 * DAY)
+
+    with pytest.raises(StoreAccessDenied):
+        host.delete_version("a/b", int(info.version))
+    owner.delete_version("a/b", int(info.version))
+    assert [each.content for each in bucket.versions("a/b")] == [b"bad", None]
+
+
+def test_the_year_s_judges_see_a_lost_set_a_silent_status_and_an_alarm_without_a_reason(tmp_path: Path) -> None:
+    toy = ToyHost(tmp_path / "toy")
+    life = Life(Year(tmp_path / "year", toy.install, POLICY), toy)
+    life.drill_on = lambda: write_drill(life.year)
+    denied = Trouble(1, "the store is full", full, None, StoreFull)
+    made_up = Trouble(2, "nothing at all", lease_of_the_dead, "rpo breached")
+    live(life, range(3), (denied, made_up))
+    assert [text.partition(",")[0] for text in life.wrong] == ["night 1", "night 2"]
+    assert "without a reason" in life.wrong[0]
+    assert "does not say rpo breached" in life.wrong[1]
+
+    year, (first, *rest) = life.year, sorted(life.year.ledger)
+    assert {*rest} < year.restorable(year.main) == {first, *rest}
+    key = f"{INSTANCE}/sets/{first}/index.age"
+    year.main.rot(key)
+    assert year.restorable(year.main) == {*rest}
+    year.main.rot(key)  # the same bit once more
+    assert year.restorable(year.main) == {first, *rest}
+    write_tombstone(year.catalog(year.main), first, year.clock.now(), "no rule keeps it")
+    assert year.restorable(year.main) == {*rest}
+    year.main.add(f"{INSTANCE}/sets/{first}/deleting", None)
+    assert year.restorable(year.main) == {first, *rest}
+    year.main.add(key, None)
+    assert year.restorable(year.main) == {*rest}
 
 
 @pytest.fixture
