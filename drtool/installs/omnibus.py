@@ -14,6 +14,7 @@ from typing import Final, Literal
 
 from drtool.core.command import Command
 from drtool.errors import CommandFailed, ConfigError
+from drtool.installs import scripts
 
 MINUTE: Final = timedelta(minutes=1)
 HOUR: Final = timedelta(hours=1)
@@ -46,59 +47,6 @@ _COMPONENT_DIRECTORIES = {
     "ci_secure_files": ("var/opt/gitlab/gitlab-rails/shared/ci_secure_files", "tmp"),
     "external_diffs": ("var/opt/gitlab/gitlab-rails/shared/external-diffs", ""),
 }
-
-# The schemas that GitLab 18.9 gives to pg_dump. The count goes through XML because only so can one statement count
-# tables whose names it has just read.
-_COUNT_ALL_ROWS = """\
-SELECT format('%I.%I', n.nspname, c.relname),
-  (xpath('/row/rows/text()',
-    query_to_xml(format('SELECT count(*) AS rows FROM ONLY %I.%I', n.nspname, c.relname), false, true, '')))[1]
-FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE c.relkind = 'r' AND n.nspname IN ('public', 'gitlab_partitions_dynamic', 'gitlab_partitions_static')
-  AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = c.oid AND d.deptype = 'e')
-ORDER BY 1"""
-
-# Whoever looks may be root where the repositories are git's. $0 is the git of the package.
-_LIST_REFS = """\
-git=$0; [ -x "$git" ] || git=git
-for path; do
-  printf '= %s\\n' "$path"
-  printf '@ %s\\n' "$("$git" -c 'safe.directory=*' --git-dir="$path" symbolic-ref --quiet HEAD)"
-  "$git" -c 'safe.directory=*' --git-dir="$path" for-each-ref --format='%(objectname) %(refname)' || exit 1
-done"""
-
-
-_SEND_CLONE = """\
-git=$0; [ -x "$git" ] || git=git
-exec "$git" -c 'safe.directory=*' --git-dir="$1" bundle create - --all >/dev/null"""
-
-_WRITE_FILE = 'umask 077 && printf "%s\\n" "$1" >"$0.new" && sync "$0.new" && mv -f -- "$0.new" "$0"'
-
-# "$0" is the archive, "$1" the root. A fresh host may have neither directory; /. is what is behind a link.
-_KEEP_CONFIG = """\
-set -eu
-umask 077
-mkdir -p -- "${0%/*}"
-cd -- "$1"
-set -- --
-for name in etc/gitlab/. etc/ssh/ssh_host_*; do
-  if [ -e "$name" ]; then set -- "$@" "$name"; fi
-done
-if [ $# -eq 1 ]; then set -- --files-from=/dev/null; fi
-tar --create --gzip --file="$0.new" --exclude=etc/gitlab/./config_backup "$@"
-sync "$0.new"
-mv -f -- "$0.new" "$0\""""
-
-# The archive is read to its end before anything goes. It is compressed for gzip's checksum: a tar cut short may pass.
-_PUT_BACK_CONFIG = """\
-set -eu
-gzip --test -- "$0"
-cd -- "$1"
-if [ -d etc/gitlab ]; then
-  find etc/gitlab/ -mindepth 1 -maxdepth 1 ! -name config_backup -exec rm -rf -- {} +
-fi
-rm -f -- etc/ssh/ssh_host_*
-tar --extract --gzip --preserve-permissions --keep-directory-symlink --file="$0\""""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +170,7 @@ class Omnibus:
 
         Reads all of them once. Parents of partitions are left out: pg_dump writes their rows with the partitions.
         """
-        return self._query(_COUNT_ALL_ROWS, timeout=2 * HOUR)
+        return self._query(scripts.COUNT_ALL_ROWS, timeout=2 * HOUR)
 
     def query(self, sql: str, *, timeout: timedelta) -> Command:
         """Ask GitLab's database; columns are divided by ``|``."""
@@ -256,14 +204,14 @@ class Omnibus:
             ("find", "-H", str(self.repositories_path), "-type", "d",
              # Below it Gitaly keeps a directory per repository, named alike, that is none (16.11, after a restore).
              "(", "-name", "+gitaly", "-prune", "-o", "-name", "*.git", "-prune",
-             "-exec", "sh", "-c", _LIST_REFS, str(git), "{}", "+", ")"),
+             "-exec", "sh", "-c", scripts.LIST_REFS, str(git), "{}", "+", ")"),
             6 * HOUR,
         )  # fmt: skip
 
     def send_clone(self, repository: PurePosixPath) -> Command:
         """Let git pack all that a clone would be sent, to nowhere: every object that the refs lead to is read."""
         git = self.root / "opt/gitlab/embedded/bin/git"
-        return Command(("sh", "-c", _SEND_CLONE, str(git), str(repository)), HOUR)
+        return Command(("sh", "-c", scripts.SEND_CLONE, str(git), str(repository)), HOUR)
 
     def count_files(self, component: str) -> Command:
         """Print the size of every file below a component's directory, 0 for a link. Fails if there is no directory."""
@@ -299,7 +247,7 @@ class Omnibus:
     @staticmethod
     def write_file(path: PurePosixPath, text: str) -> Command:
         """Write a small file without a secret in it, whole or not at all, for its owner alone."""
-        return Command(("sh", "-c", _WRITE_FILE, str(path), text), MINUTE)
+        return Command(("sh", "-c", scripts.WRITE_FILE, str(path), text), MINUTE)
 
     @staticmethod
     def list_directory(path: PurePosixPath) -> Command:
@@ -360,11 +308,11 @@ class Omnibus:
 
     def keep_config(self, archive: PurePosixPath) -> Command:
         """Write what a config archive replaces into a tar on the host, whole or not at all; see ``put_back_config``."""
-        return Command(("sh", "-c", _KEEP_CONFIG, str(archive), str(self.root)), 10 * MINUTE)
+        return Command(("sh", "-c", scripts.KEEP_CONFIG, str(archive), str(self.root)), 10 * MINUTE)
 
     def put_back_config(self, archive: PurePosixPath) -> Command:
         """Replace /etc/gitlab, but for its copies, and the SSH host keys by what ``keep_config`` kept."""
-        return Command(("sh", "-c", _PUT_BACK_CONFIG, str(archive), str(self.root)), 10 * MINUTE)
+        return Command(("sh", "-c", scripts.PUT_BACK_CONFIG, str(archive), str(self.root)), 10 * MINUTE)
 
     @staticmethod
     def remove(directory: PurePosixPath, names: Sequence[str]) -> Command:
