@@ -292,7 +292,7 @@ TROUBLES = (
     Trouble(141, "a dead run of another host left its lease", lease_of_the_dead, None),
     Trouble(148, "another host backs up at the same time", another_host, LATE, Busy),
     Trouble(155, "drtool is killed while it takes the lease", killed(1, "after"), LATE, Crash),
-    Trouble(196, "nobody drilled for a hundred days", drill_forgotten, "drill_age breached", nights=4, again=False),
+    Trouble(195, "nobody drilled for a hundred days", drill_forgotten, "drill_age breached", nights=5, again=False),
     Trouble(210, "the second store is down for two days", outage("second"), "second: cannot be reached", nights=2),
     Trouble(230, "drtool is killed once more", killed(4, "after"), LATE, Crash),
     Trouble(240, "the store is full once more", full, LATE, StoreFull),
