@@ -40,9 +40,9 @@ def drtool_keep(work: str, recipient: str, size: str, kind: str) -> None:
 def drtool_down(url: str, work: str, kind: str, target: str) -> None:
     """Unpack a stored set as a restore does."""
     from drtool.catalog import BackupSet, Catalog
-    from drtool.phases import copy_scanned
     from drtool.hosts.local import LocalRunner
     from drtool.installs.omnibus import Omnibus
+    from drtool.phases import copy_scanned
     from drtool.streams import parse_identities
 
     identities = parse_identities([(_IDENTITY, Path(work, _IDENTITY).read_bytes())])
