@@ -737,7 +737,7 @@ def assert_shape(life: Life, bucket: Bucket) -> None:
     extra = {*listed} - wanted - locked_or_young
     pinned = {each for each in extra if bucket.find(f"{INSTANCE}/sets/{each}/pin")}
     assert len(extra - pinned) <= 4, sorted(extra)
-    assert len(wanted) >= 21 + 6 + 10
+    assert len(wanted) >= 21 + 5 + 9
 
 
 def report(life: Life) -> None:
