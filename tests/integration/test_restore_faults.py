@@ -171,16 +171,9 @@ def test_a_restore_whose_line_is_cut_after_so_many_bytes_goes_on(trial: Trial, s
     trial.converges()
 
 
-@pytest.mark.parametrize(
-    ("directory", "step", "words"),
-    [
-        (BACKUPS, "stage", "No space left"),
-        ("/etc/gitlab/config_backup", "keep-config", "No space left"),
-        ("/var/opt/gitlab/gitlab-rails/shared/lfs-objects", "restore", "lfs was not restored"),
-    ],
-)
+@pytest.mark.parametrize(("directory", "step"), [(BACKUPS, "stage"), ("/etc/gitlab/config_backup", "keep-config")])
 def test_a_restore_that_fills_a_disk_says_so_and_goes_on_when_there_is_room(
-    original: Original, host: Factory, tmp_path: Path, directory: str, step: str, words: str
+    original: Original, host: Factory, tmp_path: Path, directory: str, step: str
 ) -> None:
     target = host("new-host", tmpfs={directory: "size=64m"})
     with _trial(original, target, tmp_path / "home") as trial:
@@ -189,7 +182,7 @@ def test_a_restore_that_fills_a_disk_says_so_and_goes_on_when_there_is_room(
         trial.host.exec("dd", "if=/dev/zero", f"of={directory}/filler", "bs=1M")
         said, problem = process.communicate(timeout=_SECONDS)
         assert process.returncode not in (0, 1), said + problem
-        assert words in problem, problem
+        assert "No space left" in problem, problem
         assert trial.operator.entries()[-1]["step"] == step
         trial.host.check("rm", f"{directory}/filler")
         trial.converges()
