@@ -20,7 +20,8 @@ def pruned_text(pruned: Pruned) -> str:
     if plan.decision.freeze:
         lines += [
             f"{mark('bad')}  frozen, nothing is removed: {plan.decision.freeze}",
-            "        → Find out why. If it is right so: drtool pin SET --baseline --reason TEXT (SET: the newest good one)",
+            "        → Find out why. If it is right so: drtool pin SET --baseline --reason TEXT,",
+            "          where SET is the newest good one.",
         ]
     for problem in pruned.problems:
         lines.append(f"{mark('bad')}  {problem}")
