@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from drtool.core.census import Census, Difference, render_census
+from drtool.core.census import LASTING_TABLES, Census, Difference, render_census
 from drtool.cutover_place import Order, Place
 from drtool.errors import AddressElsewhere, ResumeError
 from drtool.journal import Entry, Journal, journals
@@ -31,7 +31,8 @@ def keep_census(place: Place, run_id: str, census: Census) -> None:
 def meaningful(differences: tuple[Difference, ...]) -> tuple[Difference, ...]:
     """Leave out what a living GitLab changes by itself, without anybody's work in it."""
     lasting = ("project", "repository", "component", "instance")
-    return tuple(each for each in differences if each.kind in lasting)
+    tables = {f"public.{name}" for name in LASTING_TABLES}
+    return tuple(each for each in differences if each.kind in lasting or each.name in tables)
 
 
 def pair(order: Order, place: Place) -> tuple[str, str]:
