@@ -15,16 +15,16 @@ from drtool.errors import ConfigError
 _PRIVATE = (PurePosixPath("/tmp"), PurePosixPath("/var/tmp"))  # noqa: S108 - nothing is written there
 
 
-def site_of(app: App, root: Path, *, named: bool, metrics: Path | None) -> Site:
+def site_of(app: App, root: Path, *, named: bool, metrics: Path | None, program: Path | None = None) -> Site:
     """The site of an instance; ``root`` is what is / on the host. Raises ConfigError for what units cannot reach.
 
-    ``named``: it is one of several, or may be one day.
+    ``named``: it is one of several, or may be one day. ``program``: what is run; None is the drtool that runs now.
     """
     table = app.instance
     config = _below(app.path.absolute(), root)
     several = named or len(app.config.instance) > 1
     site = Site(
-        program=PurePosixPath(_program()),
+        program=PurePosixPath(_program(program)),
         config=None if config == PurePosixPath(SEARCHED[-1]) else config,
         instance=table.name if several else None,
         state=PurePosixPath(app.config.state_dir),
@@ -67,9 +67,9 @@ def _directories(app: App) -> Iterator[PurePosixPath]:
             yield PurePosixPath(store.path)
 
 
-def _program() -> Path:
+def _program(named: Path | None) -> Path:
     """The drtool that is running, by the name that it was called by: a link to it outlives an upgrade."""
-    path = Path(sys.argv[0]).absolute()
+    path = (named or Path(sys.argv[0])).absolute()
     if not path.is_file():
         raise ConfigError(f"{path}: is not drtool's program", hint="Run the command drtool itself.")
     return path

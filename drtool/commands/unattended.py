@@ -40,10 +40,18 @@ def notify(call: Call, test: bool, unit: str | None, instance: str | None) -> No
 @click.option("--prometheus", type=FILE, metavar="FILE", help="Let the status write this file for node-exporter too.")
 @click.option("--dry-run", is_flag=True, help="Show the files, and write nothing.")
 @click.option("--root", type=click.Path(path_type=Path), default=Path("/"), hidden=True)
+@click.option("--program", type=click.Path(path_type=Path), help="What they run (default: the drtool that runs now).")
 @INSTANCE
 @command
 def install_timer(
-    call: Call, cron: bool, remove: bool, prometheus: Path | None, dry_run: bool, root: Path, instance: str | None
+    call: Call,
+    cron: bool,
+    remove: bool,
+    prometheus: Path | None,
+    dry_run: bool,
+    root: Path,
+    program: Path | None,
+    instance: str | None,
 ) -> None:
     """Let systemd or cron run drtool on this host by itself.
 
@@ -57,7 +65,7 @@ def install_timer(
     from drtool.sites import missing_references, site_of
 
     app = call.app(instance)
-    site = site_of(app, root, named=instance is not None, metrics=prometheus)
+    site = site_of(app, root, named=instance is not None, metrics=prometheus, program=program)
     place = scheduling.Place(root.absolute(), LocalRunner(), dry_run)
     if remove:
         done = scheduling.remove_cron(site, place) if cron else scheduling.remove_timers(site, place)

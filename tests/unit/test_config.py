@@ -84,6 +84,19 @@ def test_every_key_is_read(path: Path) -> None:
         accept_unfit_secrets = true
         [[instance.copies]]
         store = "hangzhou"
+        [instance.package]
+        name = "gitlab-ee=18.9.0-ee.0"
+        file = "/packages/gitlab-ee.deb"
+        sha256 = "0000000000000000000000000000000000000000000000000000000000000000"
+        [instance.notify]
+        urls = ["env:TEAM"]
+        on = ["failure"]
+        ping_url = "env:PING"
+        timeout = "30s"
+        [[instance.hooks]]
+        when = "before-backup"
+        command = ["/bin/true"]
+        timeout = "5m"
         [store.hangzhou]
         kind = "oss"
         bucket = "backups"
@@ -137,6 +150,9 @@ def test_every_key_is_read(path: Path) -> None:
     assert (store.checksums, store.path_style, store.concurrency) == ("when_required", True, 8)
     left_at_default = [name for name in InstanceTable.model_fields if name not in config.instance[0].model_fields_set]
     assert left_at_default == []
+    assert config.instance[0].notify.ping_url == "env:PING"
+    assert config.instance[0].hooks[0].when == "before-backup"
+    assert str(config.instance[0].package.source) == "/packages/gitlab-ee.deb"
     assert (store.conditional_put, store.object_lock) == (False, "governance")
     assert store.model_fields_set == set(S3StoreTable.model_fields)
     assert config.store["space"].model_fields_set == set(SpacesStoreTable.model_fields)
