@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
+from urllib.parse import urlsplit
 
 from drtool.addresses import Address
 from drtool.addresses.waiting import Patience
@@ -32,7 +33,7 @@ from drtool.errors import ConfigError, DrtoolError
 from drtool.events import Noticed
 from drtool.fencing import GitLabSide
 from drtool.hosts import Runner
-from drtool.probing import Probe, Repository, Ssh, Watch, Web, first_problem, host_keys
+from drtool.probing import Probe, Repository, Ssh, Watch, Web, first_problem, host_keys, split_port
 
 _DNS = ("alidns", "route53", "digitalocean_domain")
 
@@ -162,8 +163,8 @@ def _side(app: App, table: AnyAddressTable, holder: str, runner: Runner) -> GitL
 def _outside(app: App, table: AnyAddressTable, runners: dict[str, Runner], holder: str) -> tuple[Probe, ...]:
     """What people do, at the address that they will be led to once ``holder`` has it."""
     # Resolvers may remember the record as it was: so not they are asked, but its new value.
-    there = table.connect_to or (holder if table.kind in _DNS else "")
-    web = _web(table, connect_to=f"[{there}]" if there.count(":") > 1 else there)
+    there = _where(table, holder if table.kind in _DNS else "")
+    web = _web(table, connect_to=there)
     probes: list[Probe] = [web.problem]
     if table.ssh_port:
         probes.append(partial(_ssh_problem, app, table, runners[holder], there))
@@ -181,13 +182,24 @@ def _ssh_problem(app: App, table: AnyAddressTable, runner: Runner, there: str) -
         keys = host_keys(runner.run(listing).decode("utf-8", "replace"))
     except DrtoolError as problem:
         return f"the SSH host keys of {runner.name} cannot be read: {problem}"
-    host = there or _web(table).host
+    host = split_port(there, table.ssh_port)[0] or _web(table).host
     return Ssh(host, table.ssh_port, keys, app.runner).problem()
 
 
+def _where(table: AnyAddressTable, instead: str = "") -> str:
+    """Say where to connect to for the public name, if not to where it leads; at the port of its URL, if no other."""
+    there = table.connect_to or instead
+    if not there:
+        return ""
+    url = urlsplit(table.public_url)
+    bare = there.count(":") > 1 and not there.startswith("[")
+    host, port = split_port(f"[{there}]" if bare else there, url.port or (443 if url.scheme == "https" else 80))
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def _web(table: AnyAddressTable, *, connect_to: str | None = None, plain: bool = False) -> Web:
-    there = table.connect_to if connect_to is None else connect_to
-    return Web(table.public_url, table.page, there or "", plain=plain, ca_bundle=table.public_ca_bundle)
+    there = _where(table) if connect_to is None else connect_to
+    return Web(table.public_url, table.page, there, plain=plain, ca_bundle=table.public_ca_bundle)
 
 
 def _power(table: AnyAddressTable, address: Address) -> Power:

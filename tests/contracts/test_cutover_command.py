@@ -28,8 +28,9 @@ from tests.contracts.digitalocean_sites import ReservedIpSite
 from tests.contracts.test_fencing import Host
 from tests.cutover_world import World
 from tests.playground import Ran, drtool, snapshot
+from tests.sshd import SshServer, sshd
 
-__all__ = ["aws", "digitalocean"]
+__all__ = ["aws", "digitalocean", "sshd"]
 
 
 class Pages(BaseHTTPRequestHandler):
@@ -164,6 +165,25 @@ def test_a_new_host_that_is_still_isolated_is_refused(desk: Desk) -> None:
     ran = refused(desk, "--to", "new", "--yes", "--no-count")
     assert ran.status == 6
     assert "isolat" in ran.stderr
+
+
+@pytest.mark.engine("sshd")
+@pytest.mark.parametrize("connect_to", ["127.0.0.1", "127.0.0.1:{port}"])
+def test_another_way_to_the_public_name_keeps_the_ports_of_url_and_ssh(
+    desk: Desk, sshd: SshServer, pages: str, connect_to: str
+) -> None:
+    desk.both_here()
+    port = pages.rpartition(":")[2]
+    desk.say_url("gitlab.example.com", int(port))
+    (desk.host.root / "etc/ssh").mkdir()
+    (desk.host.root / "etc/ssh/ssh_host_ed25519_key.pub").write_text(sshd.host_key + "\n")
+    text = desk.config.read_text().replace(
+        f'public_url = "http://{pages}"',
+        f'public_url = "http://gitlab.example.com:{port}"\nconnect_to = "{connect_to.format(port=port)}"',
+    )
+    desk.config.write_text(text.replace("ssh_port = 0", f"ssh_port = {sshd.port}"))
+    ran = desk.cutover("--to", "new", "--dry-run", "--no-count")
+    assert ran.status == 0, ran.stderr
 
 
 # -- what a provider refuses -----------------------------------------------------------------------------------------
