@@ -139,39 +139,47 @@ class Write:
 
 @dataclass
 class Visitor:
-    """Reads and writes through the public address again and again, as fast as it is answered."""
+    """Reads and, with a pen, writes through the public address again and again, as fast as it is answered."""
 
     port: int
     writes: list[Write] = field(default_factory=list)
+    pen: bool = True
+    read: int = 0
     unread: int = 0
     """How often the page of readiness was not served."""
 
     @contextlib.contextmanager
     def visiting(self) -> Iterator[Visitor]:
-        """Come and go; when the block begins something was written already."""
+        """Come and go; when the block begins they were served already."""
         over = threading.Event()
         thread = threading.Thread(target=self._visit, args=(over,))
         thread.start()
         try:
-            self.await_write()
+            self.await_served()
             yield self
         finally:
             over.set()
             thread.join()
 
-    def await_write(self) -> None:
-        """Wait until one more was taken than now."""
-        before, deadline = len(self.taken()), time.monotonic() + 60
-        while len(self.taken()) == before:
-            assert time.monotonic() < deadline, "nobody takes a write"
+    def await_served(self) -> None:
+        """Wait until one more write was taken than now; without a pen, one more page read."""
+        before, deadline = self._served(), time.monotonic() + 60
+        while self._served() == before:
+            assert time.monotonic() < deadline, "nobody is served"
             time.sleep(_PAUSE)
 
     def taken(self, by: str = "") -> list[Write]:
         return [write for write in list(self.writes) if write.by and (not by or write.by == by)]
 
+    def _served(self) -> int:
+        return len(self.taken()) if self.pen else self.read
+
     def _visit(self, over: threading.Event) -> None:
         while not over.wait(_PAUSE):
-            self.unread += self._get("/-/readiness") is None
+            answered = self._get("/-/readiness") is not None
+            self.read, self.unread = self.read + answered, self.unread + (not answered)
+            if not self.pen:
+                continue
             sent_at, number = datetime.now(UTC), len(self.writes)
             self.writes.append(Write(number, sent_at, self._get(f"/write/{number}") or ""))
 

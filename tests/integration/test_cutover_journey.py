@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,12 @@ from tests.integration.engine import Engine
 from tests.integration.hosts import Host, host_factory
 from tests.integration.operators import Operator, host_key, operator_of, prepare_host
 from tests.integration.public_address import WRITING_PUMA, Front, RealClock, Visitor, Write, wrong
+from tests.runbooks import Scene, blocks, is_run, play
 
 __all__ = ["digitalocean"]
 pytestmark = [pytest.mark.engine("docker"), pytest.mark.slow]
 
+FOLDER = Path(__file__).parents[2] / "runbooks"
 IP = "203.0.113.7"
 GOES_BACK_WITHIN = timedelta(seconds=60)
 _TAKES = timedelta(seconds=1)
@@ -62,7 +65,7 @@ class Stage:
         return {"old-host": old, "new-host": new}
 
     def cutover(self, *words: str) -> Any:
-        return self.operator.run("cutover", "public", "--to", "new-host", "--yes", "--json", *words)
+        return self.operator.run("cutover", "gitlab", "--to", "new-host", "--yes", "--json", *words)
 
     def steps(self, what: str = "finished") -> list[str]:
         names = {str(number): name.partition("-")[0] for name, number in self.droplets.items()}
@@ -151,21 +154,24 @@ def _configure(operator: Operator, front: Front, endpoint: str) -> None:
         "public_url": f"http://127.0.0.1:{front.web}",
         "page": "/-/readiness",
     }
-    lines = ["", "[address.public]", *(f"{name} = {json.dumps(value)}" for name, value in table.items())]
+    lines = ["", "[address.gitlab]", *(f"{name} = {json.dumps(value)}" for name, value in table.items())]
     lines.append(f"ssh_port = {front.ssh}")
     for (droplet, ip), name in zip(front.hosts.items(), ("old-host", "new-host"), strict=True):
-        lines += [f"[address.public.holders.{droplet}]", f'ssh = "root@{name}"', f'private_url = "http://{ip}"']
+        lines += [f"[address.gitlab.holders.{droplet}]", f'ssh = "root@{name}"', f'private_url = "http://{ip}"']
     path = operator.home / "dr/drtool.toml"
     path.write_text(path.read_text() + "\n".join(lines) + "\n")
 
 
-def test_the_address_moves_while_somebody_writes_and_every_write_is_on_one_host(stage: Stage) -> None:
+def test_the_address_moves_while_somebody_writes_and_every_write_is_on_one_host(
+    stage: Stage, record_property: Callable[[str, object], None]
+) -> None:
     with Visitor(stage.front.web).visiting() as visitor:
         ended = stage.cutover().succeeded()
-        visitor.await_write()
+        visitor.await_served()
     assert stage.front.holder == stage.droplets["new-host"]
     result = json.loads(ended.said.splitlines()[-1])
     assert result["outage_seconds"] > 0
+    record_property("outage_seconds", result["outage_seconds"])
     assert visitor.unread > 0
     assert visitor.taken("old-host")
     assert visitor.taken("new-host")
@@ -181,11 +187,28 @@ def test_the_address_moves_while_somebody_writes_and_every_write_is_on_one_host(
     assert after - before == len(rows["old-host"])
 
 
-def test_what_is_not_served_from_outside_goes_back_by_itself_within_a_minute(stage: Stage) -> None:
+def test_the_runbook_moves_the_address_and_takes_it_back(stage: Stage) -> None:
+    """Nobody writes, as its third step wants it."""
+    places = {f"i-{name}": str(stage.droplets[f"{name}-host"]) for name in ("old", "new")}
+    home = stage.operator.home
+    environment = {"HOME": str(home), "DRTOOL_CONFIG": str(home / "dr/drtool.toml"), "PATH": str(home)}
+    scene = Scene(home, environment, {name: partial(str, number) for name, number in places.items()})
+    with Visitor(stage.front.web, pen=False).visiting() as visitor:
+        count = play(FOLDER / "migrate-to-new-host.md", scene)
+        visitor.await_served()
+    assert count == sum(map(is_run, blocks(FOLDER / "migrate-to-new-host.md"))) > 0
+    assert stage.front.holder == stage.droplets["old-host"]
+    assert visitor.unread > 0
+    assert {entry["differences"] for entry in stage.operator.entries() if entry["what"] == "counted"} == {0}
+
+
+def test_what_is_not_served_from_outside_goes_back_by_itself_within_a_minute(
+    stage: Stage, record_property: Callable[[str, object], None]
+) -> None:
     stage.front.closed_to.add(stage.droplets["new-host"])
     with Visitor(stage.front.web).visiting() as visitor:
         ended = stage.cutover("--rollback-within", "0m")
-        visitor.await_write()
+        visitor.await_served()
     assert ended.status == 33, str(ended)
     assert stage.front.holder == stage.droplets["old-host"]
     assert stage.steps()[-6:] == ["freeze new", "count new", "fence new", "open old", "move old", "probe old"]
@@ -194,6 +217,7 @@ def test_what_is_not_served_from_outside_goes_back_by_itself_within_a_minute(sta
     assert entries[-1]["what"] == "ended"
     assert entries[-1]["result"] == "rolled back"
     took = datetime.fromisoformat(entries[-1]["at"]) - datetime.fromisoformat(turned["at"])
+    record_property("roll_back_seconds", took.total_seconds())
     assert took <= GOES_BACK_WITHIN
     assert visitor.taken() == visitor.taken("old-host")
     assert {write.number for write in visitor.taken()} <= {*_rows(stage.old)}
@@ -201,7 +225,7 @@ def test_what_is_not_served_from_outside_goes_back_by_itself_within_a_minute(sta
 
 @pytest.mark.parametrize("step", ["fence", "move"])
 def test_a_cut_over_that_is_killed_is_finished_by_the_same_command(stage: Stage, step: str) -> None:
-    process = stage.operator.start("cutover", "public", "--to", "new-host", "--yes")
+    process = stage.operator.start("cutover", "gitlab", "--to", "new-host", "--yes")
     _await(lambda: any(name.startswith(step) for name in stage.steps("started")) or process.poll() is not None)
     process.send_signal(signal.SIGKILL)
     process.communicate()
@@ -213,7 +237,7 @@ def test_a_cut_over_that_is_killed_is_finished_by_the_same_command(stage: Stage,
     assert [e["result"] for e in stage.operator.entries() if e["what"] == "ended"] == ["committed"]
     assert len(stage.operator.journals()) == 1
     with Visitor(stage.front.web).visiting() as visitor:
-        visitor.await_write()
+        visitor.await_served()
     assert visitor.taken() == visitor.taken("new-host")
 
 
