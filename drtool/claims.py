@@ -15,7 +15,7 @@ from drtool.errors import ObjectExists, ObjectMissing, SetDamaged, StoreAccessDe
 from drtool.events import Emit
 
 _FORMAT = 1
-_NAME = re.compile(r"((\d{12,15})(?:\.[0-9a-f]{8})?)(?:-(alive|released)(?:-\d+)?)?\Z", re.ASCII)
+_NAME = re.compile(r"((\d{12,40})(?:\.[0-9a-f]{8})?)(?:-(alive|released)(?:-\d+)?)?\Z", re.ASCII)
 _PROBE = "probe"
 
 

@@ -19,6 +19,7 @@ from drtool.core.standing import (
     Situation,
     Standing,
     StoreSeen,
+    find_lost,
     find_restorable,
     judge,
 )
@@ -98,6 +99,7 @@ def look(sources: Sources) -> Situation:
         half_restored=half_restored,
         unseen=unseen,
         unfinished=_unfinished(sources),
+        lost=tuple(find_lost(stores, retention, now)),
     )
 
 

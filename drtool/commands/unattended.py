@@ -55,7 +55,7 @@ def install_timer(
 ) -> None:
     """Let systemd or cron run drtool on this host by itself.
 
-    A backup every night, a verification every week, and what else must not be forgotten. A file that you changed is
+    A backup every night, its verification, and what else must not be forgotten. A file that you changed is
     left as it is.
     """
     from drtool import scheduling

@@ -6,12 +6,12 @@ What was not seen is never well: a store that does not answer, a drill that nobo
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final, Literal
 
 from drtool.core.history import CLOCKS_APART, KnownSet, State, is_early
-from drtool.core.policy import Objectives
+from drtool.core.policy import Objectives, Retention, decide
 from drtool.errors import DrtoolError, HostUnfit, ObjectiveBreached, SetDamaged, SetMissing
 
 _SIZES: Final = 7
@@ -93,6 +93,42 @@ class Situation:
     half_restored: str | None = None
     unfinished: tuple[str, ...] = ()
     unseen: tuple[str, ...] = ()
+    lost: tuple[Lost, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Sets that are gone from a store, though another has them and no rule lets go of them."""
+
+    store: str
+    set_ids: tuple[str, ...]
+    kept_in: str
+
+
+def find_lost(stores: Sequence[StoreSeen], retention: Retention, now: datetime) -> Iterator[Lost]:
+    """Hold every store against every other: what one lacks between its own sets, or before them in the first.
+
+    A copy may have been begun later than the first store. What prune removed, the same rules let go of here too: so
+    what only another store has counts as verified, as it was when it was judged.
+    """
+    for place, store in enumerate(stores):
+        here = {each.set_id for each in store.known} | set(store.going)
+        begin = min((each.taken_at for each in store.known), default=now)
+        end = max((each.taken_at for each in store.known), default=now)
+        for other in stores:
+            missing = [
+                replace(each, state="verified")
+                for each in other.known
+                if each.set_id not in here and each.state in ("verified", "unverified") and each.taken_at < end
+                and (place == 0 or each.taken_at > begin)
+            ]  # fmt: skip
+            if other is store or store.problem or other.problem or not missing:
+                continue
+            decision = decide((*store.known, *missing), retention, now)
+            if decision.freeze:  # then nothing is let go of, and what was let go of before cannot be told from the rest
+                continue
+            if lost := tuple(each.set_id for each in missing if each.set_id in decision.kept):
+                yield Lost(store.name, lost, other.name)
 
 
 # What follows
@@ -361,6 +397,10 @@ def _findings(situation: Situation, restorable: Sequence[KnownSet], now: datetim
             "clock", HostUnfit, "this host's clock is behind the store's: no age is right", "Set it, and use NTP."
         )
     yield from _bad_sets(situation.store, restorable, now)
+    for lost in situation.lost:
+        few = f"{lost.set_ids[0]} and {len(lost.set_ids) - 1} more" if len(lost.set_ids) > 1 else lost.set_ids[0]
+        told = f"{few}: gone from {lost.store}, and nothing that the policy let go; {lost.kept_in} has it"
+        yield _red("lost", SetMissing, told, "Find out who deleted it. Pin what is left of that time in both stores.")
     if situation.next_run.state != "known":
         told = f"nobody knows when the next backup begins: {situation.next_run.source}".removesuffix(": ")
         yield _amber("no-timer", told, "`drtool install-timer`, if GitLab is on this host.")

@@ -654,9 +654,8 @@ def test_a_year_of_failures_and_a_thief_keeps_every_promise_and_status_says_each
     restore_onto_a_new_toy()
 
 
-@pytest.mark.xfail(strict=True, reason="status holds only the newest set of a copy against the first store")
 def test_status_says_the_same_day_that_an_old_set_is_gone_from_the_first_store(tmp_path: Path) -> None:
-    """Known to be missed, and so not in the year's script: a copy has the set, and no prune removed it."""
+    """A copy has the set, and no prune removed it."""
     toy = ToyHost(tmp_path / "toy")
     life = Life(Year(tmp_path / "year", toy.install, POLICY), toy)
     life.drill_on = lambda: write_drill(life.year)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from drtool.core.history import KnownSet, State
 from drtool.core.model import new_set_id
-from drtool.core.policy import Objectives
+from drtool.core.policy import Objectives, Retention
 from drtool.core.standing import (
     Done,
     LockSeen,
@@ -22,10 +22,11 @@ from drtool.core.standing import (
     Situation,
     Standing,
     StoreSeen,
+    find_lost,
     find_restorable,
     judge,
 )
-from drtool.errors import BucketMissing, StoreAccessDenied
+from drtool.errors import BucketMissing, SetMissing, StoreAccessDenied
 from tests.sets import NIGHT
 from tests.standings import situations
 
@@ -43,6 +44,7 @@ def night(number: int, state: State = "verified", **more: object) -> KnownSet:
 
 
 NIGHTS = tuple(night(number) for number in range(11))
+KEEP_SIX = Retention(last=6, minimum=3)
 WELL = Situation(
     "gitlab",
     StoreSeen("main", NIGHTS),
@@ -208,3 +210,49 @@ def test_time_that_passes_makes_no_broken_rpo_good(situation: Situation) -> None
 
 def _good(known: Iterable[KnownSet]) -> list[KnownSet]:
     return [each for each in known if each.state in ("verified", "unverified")]
+
+
+# -- sets that are gone ----------------------------------------------------------------------------------------------
+
+
+def lost(here: Iterable[KnownSet], there: Iterable[KnownSet], retention: Retention = KEEP_SIX) -> list[tuple[str, ...]]:
+    stores = (StoreSeen("main", tuple(here)), StoreSeen("copy", tuple(there)))
+    return [(found.store, *found.set_ids) for found in find_lost(stores, retention, NOW)]
+
+
+def without(number: int) -> list[KnownSet]:
+    return [each for each in NIGHTS if each is not NIGHTS[number]]
+
+
+def test_a_set_that_only_the_copy_has_is_gone_from_the_first_store() -> None:
+    assert lost(without(8), NIGHTS) == [("main", NIGHTS[8].set_id)]
+    situation = replace(
+        WELL, lost=tuple(find_lost((StoreSeen("main", tuple(without(8))), WELL.copies[0]), KEEP_SIX, NOW))
+    )
+    standing = judge(situation, PROMISES, NOW)
+    assert [finding.code for finding in standing.findings if finding.severity == "red"] == ["lost"]
+    assert standing.exit_status == SetMissing.exit_status
+
+
+def test_a_set_between_others_is_gone_from_the_copy() -> None:
+    assert lost(NIGHTS, without(8)) == [("copy", NIGHTS[8].set_id)]
+
+
+def test_what_the_policy_let_go_is_not_gone() -> None:
+    pruned = [each for each in NIGHTS if each.taken_at > NIGHTS[4].taken_at]
+    assert lost(pruned, [replace(each, state="unverified") for each in NIGHTS]) == []
+
+
+def test_a_copy_that_was_begun_later_or_is_behind_lacks_nothing() -> None:
+    assert lost(NIGHTS, NIGHTS[7:10]) == []
+
+
+def test_without_a_policy_nothing_is_let_go() -> None:
+    assert lost(NIGHTS[5:], NIGHTS, Retention()) == [("main", *(each.set_id for each in NIGHTS[:5]))]
+
+
+@pytest.mark.parametrize("silent", ["main", "copy"])
+def test_a_store_that_does_not_answer_has_lost_nothing_that_is_known(silent: str) -> None:
+    stores = [StoreSeen("main", tuple(without(8))), StoreSeen("copy", NIGHTS)]
+    asked = [StoreSeen(each.name, problem=BucketMissing("gone")) if each.name == silent else each for each in stores]
+    assert list(find_lost(asked, KEEP_SIX, NOW)) == []
