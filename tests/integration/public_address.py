@@ -184,16 +184,21 @@ class Visitor:
             self.writes.append(Write(number, sent_at, self._get(f"/write/{number}") or ""))
 
     def _get(self, path: str) -> str | None:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=_SECONDS)
-        try:
-            connection.request("GET", path)
-            answer = connection.getresponse()
-            said = answer.read().decode()
-            return said if answer.status == 200 else None
-        except (OSError, http.client.HTTPException):
-            return None
-        finally:
-            connection.close()
+        return ask("127.0.0.1", self.port, path)
+
+
+def ask(host: str, port: int, path: str) -> str | None:
+    """Return a page; None where it is not served."""
+    connection = http.client.HTTPConnection(host, port, timeout=_SECONDS)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        said = answer.read().decode()
+        return said if answer.status == 200 else None
+    except (OSError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()
 
 
 def wrong(visitor: Visitor, rows: Mapping[str, Sequence[int]], *, old: str, frozen_at: datetime) -> list[str]:

@@ -26,7 +26,7 @@ from tests.contracts.address_contract import Gate
 from tests.integration.engine import Engine
 from tests.integration.hosts import Host, host_factory
 from tests.integration.operators import Operator, host_key, operator_of, prepare_host
-from tests.integration.public_address import WRITING_PUMA, Front, RealClock, Visitor, Write, wrong
+from tests.integration.public_address import WRITING_PUMA, Front, RealClock, Visitor, Write, ask, wrong
 from tests.runbooks import Scene, blocks, is_run, play
 
 __all__ = ["digitalocean"]
@@ -163,7 +163,7 @@ def _configure(operator: Operator, front: Front, endpoint: str) -> None:
 
 
 def test_the_address_moves_while_somebody_writes_and_every_write_is_on_one_host(
-    stage: Stage, record_property: Callable[[str, object], None]
+    stage: Stage, record_testsuite_property: Callable[[str, object], None]
 ) -> None:
     with Visitor(stage.front.web).visiting() as visitor:
         ended = stage.cutover().succeeded()
@@ -171,15 +171,12 @@ def test_the_address_moves_while_somebody_writes_and_every_write_is_on_one_host(
     assert stage.front.holder == stage.droplets["new-host"]
     result = json.loads(ended.said.splitlines()[-1])
     assert result["outage_seconds"] > 0
-    record_property("outage_seconds", result["outage_seconds"])
+    record_testsuite_property("outage_seconds", result["outage_seconds"])
     assert visitor.unread > 0
     assert visitor.taken("old-host")
     assert visitor.taken("new-host")
 
-    stage.old.check("systemctl", "start", "gitlab-runsvdir")
-    stage.old.check("gitlab-ctl", "start", "postgresql")
-    _await(lambda: stage.old.exec("/opt/gitlab/bin/gitlab-psql", "-c", "select 1")[0] == 0)
-    rows = {"old-host": _rows(stage.old), "new-host": _rows(stage.new)}
+    rows = _rows_once_moved(stage)
     assert wrong(visitor, rows, old="old-host", frozen_at=stage.finished_at("freeze", "old-host")) == []
     left_behind = result["outcome"]["left_behind"]
     (issues,) = (each for each in left_behind if "issues" in each)
@@ -203,7 +200,7 @@ def test_the_runbook_moves_the_address_and_takes_it_back(stage: Stage) -> None:
 
 
 def test_what_is_not_served_from_outside_goes_back_by_itself_within_a_minute(
-    stage: Stage, record_property: Callable[[str, object], None]
+    stage: Stage, record_testsuite_property: Callable[[str, object], None]
 ) -> None:
     stage.front.closed_to.add(stage.droplets["new-host"])
     with Visitor(stage.front.web).visiting() as visitor:
@@ -217,7 +214,7 @@ def test_what_is_not_served_from_outside_goes_back_by_itself_within_a_minute(
     assert entries[-1]["what"] == "ended"
     assert entries[-1]["result"] == "rolled back"
     took = datetime.fromisoformat(entries[-1]["at"]) - datetime.fromisoformat(turned["at"])
-    record_property("roll_back_seconds", took.total_seconds())
+    record_testsuite_property("roll_back_seconds", took.total_seconds())
     assert took <= GOES_BACK_WITHIN
     assert visitor.taken() == visitor.taken("old-host")
     assert {write.number for write in visitor.taken()} <= {*_rows(stage.old)}
@@ -225,20 +222,29 @@ def test_what_is_not_served_from_outside_goes_back_by_itself_within_a_minute(
 
 @pytest.mark.parametrize("step", ["fence", "move"])
 def test_a_cut_over_that_is_killed_is_finished_by_the_same_command(stage: Stage, step: str) -> None:
-    process = stage.operator.start("cutover", "gitlab", "--to", "new-host", "--yes")
-    _await(lambda: any(name.startswith(step) for name in stage.steps("started")) or process.poll() is not None)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
-
-    stage.cutover().succeeded()
+    with Visitor(stage.front.web).visiting() as visitor:
+        process = stage.operator.start("cutover", "gitlab", "--to", "new-host", "--yes")
+        _await(lambda: any(name.startswith(step) for name in stage.steps("started")) or process.poll() is not None)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+        stage.cutover().succeeded()
+        visitor.await_served()
 
     assert stage.front.holder == stage.droplets["new-host"]
     assert [e["result"] for e in stage.operator.entries() if e["what"] == "ended"] == ["committed"]
     assert len(stage.operator.journals()) == 1
-    with Visitor(stage.front.web).visiting() as visitor:
-        visitor.await_served()
-    assert visitor.taken() == visitor.taken("new-host")
+    frozen_at = stage.finished_at("freeze", "old-host")
+    assert wrong(visitor, _rows_once_moved(stage), old="old-host", frozen_at=frozen_at) == []
+
+
+def _rows_once_moved(stage: Stage) -> dict[str, list[int]]:
+    """What each host holds. The old one is fenced, takes no write past the address either, and is read all the same."""
+    assert ask(_ip(stage.old), 80, "/write/999999") is None
+    stage.old.check("systemctl", "start", "gitlab-runsvdir")
+    stage.old.check("gitlab-ctl", "start", "postgresql")
+    _await(lambda: stage.old.exec("/opt/gitlab/bin/gitlab-psql", "-c", "select 1")[0] == 0)
+    return {one.address: _rows(one) for one in (stage.old, stage.new)}
 
 
 def _rows(host: Host) -> list[int]:
