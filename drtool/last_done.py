@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from drtool.catalog import Catalog
-from drtool.core.standing import Done
+from drtool.core.standing import Done, Moved
 from drtool.errors import ObjectMissing, SetDamaged, SignatureInvalid
 from drtool.events import Emit, Noticed
 from drtool.signing import Verifier
@@ -22,7 +22,7 @@ class Records:
     """The newest of each kind that counts; None where none of the newest receipts does.
 
     ``digest`` and ``contents`` found nothing wrong; ``problems`` are what the last verification of any kind found.
-    ``restore`` is the last restore or drill.
+    ``restore`` is the last restore or drill, ``moved`` the last cut-over that moved the address for good.
     """
 
     digest: Done | None
@@ -30,6 +30,7 @@ class Records:
     problems: int | None
     drill: Done | None
     restore: Done | None
+    moved: Moved | None = None
 
 
 def read_records(catalog: Catalog, verifier: Verifier, emit: Emit) -> Records:
@@ -43,6 +44,7 @@ def read_records(catalog: Catalog, verifier: Verifier, emit: Emit) -> Records:
         problems=int(last["problems"]) if last else None,
         drill=_done(done.newest(lambda receipt: receipt["purpose"] == "drill")),
         restore=_done(done.newest(lambda receipt: receipt["purpose"] in ("restore", "drill"))),
+        moved=_moved(_read_all(catalog, sorted(catalog.receipts("cutover-")), verifier, emit)),
     )
 
 
@@ -101,15 +103,24 @@ def _parse(text: bytes, key: str, instance: str) -> dict[str, Any]:
             raise ValueError("its name is not the one that it was written under")
         took = None
     else:
-        if receipt["run_id"] != name:
+        result = f"-{str(receipt['result']).replace(' ', '-')}" if receipt["purpose"] == "cutover" else ""
+        if f"{receipt['run_id']}{result}" != name:
             raise ValueError("its name is not the one that it was written under")
         took = timedelta(seconds=sum(max(0.0, float(step["seconds"])) for step in receipt["steps"]))
     needed = {
         "level": str(receipt["level"]) if receipt["purpose"] == "verify" else "",
-        "set_id": str(receipt["set_id"]),
+        "set_id": "" if receipt["purpose"] == "cutover" else str(receipt["set_id"]),
     }
     return {**receipt, **needed, "finished_at": finished.astimezone(UTC), "took": took}
 
 
 def _done(receipt: dict[str, Any] | None) -> Done | None:
     return Done(receipt["finished_at"], str(receipt["set_id"]), receipt["took"]) if receipt else None
+
+
+def _moved(receipts: Iterable[dict[str, Any]]) -> Moved | None:
+    """The last cut-over, if it moved the address for good. There are few of them, and their names sort by address."""
+    newest = max(receipts, key=lambda receipt: receipt["finished_at"], default=None)
+    if newest is None or newest["result"] != "committed":
+        return None
+    return Moved(newest["finished_at"], str(newest["to"]))

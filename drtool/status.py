@@ -100,6 +100,7 @@ def look(sources: Sources) -> Situation:
         unseen=unseen,
         unfinished=_unfinished(sources),
         lost=tuple(find_lost(stores, retention, now)),
+        moved=records.moved,
     )
 
 

@@ -73,6 +73,14 @@ class LockSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class Moved:
+    """The public address went to another host: when, and whereto."""
+
+    at: datetime
+    to: str
+
+
+@dataclass(frozen=True, slots=True)
 class Situation:
     """Everything that was seen of one instance. Receipts are None where there is none that counts.
 
@@ -94,6 +102,7 @@ class Situation:
     unfinished: tuple[str, ...] = ()
     unseen: tuple[str, ...] = ()
     lost: tuple[Lost, ...] = ()
+    moved: Moved | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -397,6 +406,11 @@ def _findings(situation: Situation, restorable: Sequence[KnownSet], now: datetim
             "clock", HostUnfit, "this host's clock is behind the store's: no age is right", "Set it, and use NTP."
         )
     yield from _bad_sets(situation.store, restorable, now)
+    moved = situation.moved
+    if moved and not any(each.state == "verified" and each.taken_at > moved.at for each in restorable):
+        told = f"the address moved to {moved.to} on {moved.at:%F %R} UTC, and no set taken since then was verified"
+        hint = f"On {moved.to}: `drtool install-timer`, `drtool backup`, `drtool verify`. Keep the old host till then."
+        yield _red("moved", ObjectiveBreached, told, hint)
     for lost in situation.lost:
         few = f"{lost.set_ids[0]} and {len(lost.set_ids) - 1} more" if len(lost.set_ids) > 1 else lost.set_ids[0]
         told = f"{few}: gone from {lost.store}, and nothing that the policy let go; {lost.kept_in} has it"

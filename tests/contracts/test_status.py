@@ -327,3 +327,33 @@ def test_a_half_restored_host_and_one_that_cannot_be_looked_at_are_red(tmp_path:
     assert status(met).exit_status == 0
     (backups / MARKER).write_text("not a mark")
     assert status(met).exit_status == 6
+
+
+def put_cutover(kept: Kept, *, hours: float, result: str, to: str = "new-host") -> str:
+    """A receipt as a cut-over leaves it, that many hours ago."""
+    at = datetime.now(UTC) - timedelta(hours=hours)
+    run_id = f"cutover-{at:%Y%m%dT%H%M%SZ}-0000"
+    receipt = {
+        "run_id": run_id,
+        "purpose": "cutover",
+        "instance": sets.INSTANCE,
+        "result": result,
+        "to": to,
+        "finished_at": at.isoformat(),
+        "steps": [{"name": "move", "host": None, "seconds": 1.0}],
+    }
+    name = f"{run_id}-{result.replace(' ', '-')}"
+    return kept.catalog().put_receipt(name, json.dumps(receipt).encode(), sets.keys().signer)
+
+
+def test_the_last_cut_over_tells_where_the_address_is(tmp_path: Path) -> None:
+    (tmp_path / "main").mkdir()
+    kept = Kept(tmp_path, ["20260113T031500Z-7f3a"])
+    assert read_records(kept.catalog(), verifier(), ignore).moved is None
+    put_cutover(kept, hours=3, result="committed", to="elsewhere")
+    put_cutover(kept, hours=2, result="committed")
+    moved = read_records(kept.catalog(), verifier(), ignore).moved
+    assert moved
+    assert moved.to == "new-host"
+    put_cutover(kept, hours=1, result="rolled back")
+    assert read_records(kept.catalog(), verifier(), ignore).moved is None

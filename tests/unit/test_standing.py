@@ -16,6 +16,7 @@ from drtool.core.policy import Objectives, Retention
 from drtool.core.standing import (
     Done,
     LockSeen,
+    Moved,
     NextRun,
     Objective,
     Promises,
@@ -256,3 +257,20 @@ def test_a_store_that_does_not_answer_has_lost_nothing_that_is_known(silent: str
     stores = [StoreSeen("main", tuple(without(8))), StoreSeen("copy", NIGHTS)]
     asked = [StoreSeen(each.name, problem=BucketMissing("gone")) if each.name == silent else each for each in stores]
     assert list(find_lost(asked, KEEP_SIX, NOW)) == []
+
+
+# -- after a cut-over ------------------------------------------------------------------------------------------------
+
+
+def red(situation: Situation) -> list[str]:
+    return [finding.code for finding in judge(situation, PROMISES, NOW).findings if finding.severity == "red"]
+
+
+def test_after_a_cut_over_status_is_red_until_a_set_taken_since_was_verified() -> None:
+    moved = Moved(NIGHTS[-1].taken_at + HOUR, "new-host")
+    assert red(replace(WELL, moved=moved)) == ["moved"]
+    later = replace(NIGHTS[-1], taken_at=moved.at + HOUR, stored_at=moved.at + 2 * HOUR)
+    unread = with_sets(*NIGHTS[:-1], replace(later, state="unverified"))
+    assert "moved" in red(replace(unread, moved=moved))
+    assert "moved" not in red(replace(with_sets(*NIGHTS[:-1], later), moved=moved))
+    assert "moved" not in red(WELL)
