@@ -184,7 +184,7 @@ def take(desk: Desk, holder: Holder, deadline: float) -> Lease:
             )
         desk.emit(Waiting("lease", f"{desk.where}: {reason}"))
         # Two that gave way to each other must not meet again for ever.
-        desk.clock.sleep(desk.terms.poll * random.uniform(0.5, 1.5))  # noqa: S311
+        desk.clock.sleep(desk.terms.poll * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
 
 
 class _Watch:

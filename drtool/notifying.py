@@ -76,7 +76,7 @@ def notify(table: NotifyTable, bulletin: Bulletin, *, every_kind: bool = False) 
     if bulletin.kind not in table.on and not every_kind:
         return []
     return [
-        Delivery(reference, bulletin.kind, lambda reference=reference: _send(reference, bulletin), table.timeout)  # type: ignore[misc]
+        Delivery(reference, bulletin.kind, lambda reference=reference: _send(reference, bulletin), table.timeout)  # type: ignore[misc]  # bound early
         for reference in table.urls
     ]
 

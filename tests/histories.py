@@ -34,12 +34,12 @@ def known_set(
     taken_at: datetime, state: State = "verified", *, token: str = "0000", size: int = 1000, **more: object
 ) -> KnownSet:
     """A set that was stored when it was taken."""
-    return replace(KnownSet(new_set_id(taken_at, token), taken_at, taken_at, state, size), **more)  # type: ignore[arg-type]
+    return replace(KnownSet(new_set_id(taken_at, token), taken_at, taken_at, state, size), **more)  # type: ignore[arg-type]  # as a test says
 
 
 def nights(count: int, **more: object) -> list[KnownSet]:
     """A verified set a night."""
-    return [known_set(BEGIN + timedelta(days=number), **more) for number in range(count)]  # type: ignore[arg-type]
+    return [known_set(BEGIN + timedelta(days=number), **more) for number in range(count)]  # type: ignore[arg-type]  # as a test says
 
 
 def random_history(noise: random.Random) -> History:

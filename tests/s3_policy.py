@@ -87,7 +87,7 @@ def front_of(port: int) -> Iterator[Front]:
             self._send(answer.status, dict(answer.getheaders()), answer.read(), answer.getheader("content-length"))
             connection.close()
 
-        do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _any  # noqa: N815
+        do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _any  # noqa: N815 - looked for by these names
 
         def _send(self, status: int, headers: dict[str, str], body: bytes, length: str | None = None) -> None:
             self.send_response_only(status)
@@ -98,7 +98,7 @@ def front_of(port: int) -> Iterator[Front]:
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)

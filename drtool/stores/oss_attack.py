@@ -92,7 +92,7 @@ class OssArms:
             raise
         raise Harmless("the store said yes, and the version is still there")
 
-    def _end_worm(self, key: str, now: datetime) -> str:  # noqa: ARG002
+    def _end_worm(self, key: str, now: datetime) -> str:  # noqa: ARG002 - as all of its kind
         """Only of a policy that is locked: that one nobody can end, and a service that did would be no OSS."""
         worm = around(self.store.worm_state)
         if worm.state == "in progress":
@@ -110,10 +110,10 @@ class OssArms:
             raise
         return "the bucket's locked retention policy could be ended"
 
-    def _reencrypt(self, key: str, now: datetime) -> str:  # noqa: ARG002
+    def _reencrypt(self, key: str, now: datetime) -> str:  # noqa: ARG002 - as all of its kind
         raise NotTried("OSS encrypts with keys of KMS alone, and none is made for this")
 
-    def _put_back(self, setting: _Setting, key: str, now: datetime) -> str:  # noqa: ARG002
+    def _put_back(self, setting: _Setting, key: str, now: datetime) -> str:  # noqa: ARG002 - as all of its kind
         try:
             content = self._ask("GET", setting.parameter)
         except StoreTransient:

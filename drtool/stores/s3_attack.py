@@ -146,7 +146,7 @@ class S3Arms:
         kept = " (what was there stays as an older version)" if before else ""
         return f"an object was put over itself, encrypted with a key that the bucket does not have{kept}"
 
-    def _put_back(self, setting: _Setting, key: str, now: datetime) -> str:  # noqa: ARG002
+    def _put_back(self, setting: _Setting, key: str, now: datetime) -> str:  # noqa: ARG002 - as all of its kind
         client: Any = self.store.client
         arguments = {"Bucket": self.store.bucket}
         try:

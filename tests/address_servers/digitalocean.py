@@ -115,7 +115,7 @@ class Account:
         self.settle()
         for wanted, pattern, function in _ROUTES:
             if method == wanted and (found := re.fullmatch(pattern, path)):
-                return function(self, *found.groups(), query=query, body=body)  # type: ignore[no-any-return]
+                return function(self, *found.groups(), query=query, body=body)  # type: ignore[no-any-return]  # as they come
         raise Refused(404, "not_found", "The resource you were accessing could not be found.")
 
     def reserved_ip(self, ip: str, **_: Any) -> tuple[int, dict[str, Any]]:

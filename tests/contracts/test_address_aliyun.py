@@ -163,7 +163,7 @@ def test_same_token_is_sent_after_no_answer_and_another_after_a_refusal(site: Ei
         site.place(site.a)
         site.server.calls.clear()
         site.gate.reset()
-        site.gate.spoil(fate, what="AssociateEipAddress")  # type: ignore[arg-type]
+        site.gate.spoil(fate, what="AssociateEipAddress")  # type: ignore[arg-type]  # as a test says
         site.address().move(site.b, expected=site.a)
 
         first, second = (call.parameters["ClientToken"] for call in site.server.asked("AssociateEipAddress"))
@@ -182,7 +182,7 @@ def test_each_request_has_a_nonce_of_its_own(site: EipSite) -> None:
 @pytest.mark.parametrize("action", ["DescribeEipAddresses", "UnassociateEipAddress", "AssociateEipAddress"])
 def test_answer_that_comes_too_late_is_looked_after(site: EipSite, action: str, fate: str) -> None:
     site.server.slow = 0.6
-    site.gate.spoil(fate, what=action)  # type: ignore[arg-type]
+    site.gate.spoil(fate, what=action)  # type: ignore[arg-type]  # as a test says
 
     site.address(read_timeout=timedelta(seconds=0.3)).move(site.b, expected=site.a)
 
@@ -250,7 +250,7 @@ def test_somebody_who_takes_it_while_nobody_has_it_keeps_it(site: EipSite) -> No
         if site.gate.fired == 2:
             site.place(site.c)
 
-    site.clock.sleep = meanwhile  # type: ignore[method-assign]
+    site.clock.sleep = meanwhile  # type: ignore[method-assign]  # a test's own
     with pytest.raises(AddressError, match=f"went to {site.c}") as caught:
         site.address().move(site.b, expected=site.a)
     assert not isinstance(caught.value, AddressElsewhere)
@@ -275,7 +275,7 @@ def test_instance_is_stopped_in_any_weather(site: EipSite, fate: str) -> None:
     for what in ("DescribeInstances", "StopInstance"):
         site.place(site.a)
         site.gate.reset()
-        site.gate.spoil(fate, what=what, times=2)  # type: ignore[arg-type]
+        site.gate.spoil(fate, what=what, times=2)  # type: ignore[arg-type]  # as a test says
         site.address().stop_instance(site.a)
         assert site.account.instances[site.a].status == "Stopped"
         assert site.account.instances[site.a].stopped_mode == "KeepCharging"

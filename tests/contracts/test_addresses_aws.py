@@ -162,7 +162,7 @@ def test_elastic_ip_with_an_interface_alone_has_no_way_back_to_an_instance(site:
 
 
 def test_elastic_ip_at_a_secondary_private_address_is_refused(by_interface: ElasticIpSite) -> None:
-    class Elsewhere(type(by_interface.eip)):  # type: ignore[misc]
+    class Elsewhere(type(by_interface.eip)):  # type: ignore[misc]  # bound early
         private_ip_address = "10.9.9.9"
 
     by_interface.eip.__class__ = Elsewhere

@@ -130,7 +130,7 @@ def test_attack_takes_no_refusal_to_look_for_a_refusal_to_harm(plain: S3Store, f
 
 def test_attack_leaves_every_setting_byte_by_byte_as_it_was(locked: S3Store, front: Front) -> None:
     client, bucket = locked.client, locked.bucket
-    client.put_bucket_lifecycle_configuration(Bucket=bucket, LifecycleConfiguration=LIFECYCLE)  # type: ignore[arg-type]
+    client.put_bucket_lifecycle_configuration(Bucket=bucket, LifecycleConfiguration=LIFECYCLE)  # type: ignore[arg-type]  # as a test says
     policy = json.dumps(
         {
             "Version": "2012-10-17",

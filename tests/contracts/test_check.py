@@ -125,11 +125,11 @@ def test_room_is_held_against_the_last_set_as_it_grew(host: Path) -> None:
         grown = replace(manifest.archives[0], volumes=(replace(volume, plain_size=size),))
         return replace(manifest, archives=(grown,))
 
-    forecast_room(install(host), RUNNER, [of_size(free // 2)])  # type: ignore[list-item]
+    forecast_room(install(host), RUNNER, [of_size(free // 2)])  # type: ignore[list-item]  # enough of one
     with pytest.raises(HostUnfit, match="the next backup takes about"):
-        forecast_room(install(host), RUNNER, [of_size(free * 2)])  # type: ignore[list-item]
+        forecast_room(install(host), RUNNER, [of_size(free * 2)])  # type: ignore[list-item]  # enough of one
     with pytest.raises(HostUnfit, match="the next backup takes about"):  # as it grew once, it may grow again
-        forecast_room(install(host), RUNNER, [of_size(free // 20), of_size(free // 2)])  # type: ignore[list-item]
+        forecast_room(install(host), RUNNER, [of_size(free // 20), of_size(free // 2)])  # type: ignore[list-item]  # enough of one
 
 
 def gitlab_yml(host: Path, backup: str) -> None:

@@ -100,7 +100,7 @@ def test_a_sample_after_damage_does_not_hide_it(catalog: Catalog, manifest: Mani
 def test_a_receipt_of_something_else_proves_nothing(
     catalog: Catalog, manifest: Manifest, wrong: dict[str, object]
 ) -> None:
-    write_receipt(catalog, manifest, **wrong)  # type: ignore[arg-type]
+    write_receipt(catalog, manifest, **wrong)  # type: ignore[arg-type]  # as a test says
     if wrong == {"good": None}:
         key = catalog.receipts("verify-")[0]
         text = catalog.read_receipt(key)[0].replace(b'"good"', b'"bad"')

@@ -72,7 +72,7 @@ class Host:
 
     def side(self, runner: FaultyRunner | None = None) -> GitLabSide:
         install = Omnibus(PurePosixPath(self.root))
-        answers = lambda: None if "nginx" in self.up else "nobody answers"  # noqa: E731
+        answers = lambda: None if "nginx" in self.up else "nobody answers"  # noqa: E731 - as a test wants it
         return GitLabSide("i-old", runner or FaultyRunner(LocalRunner()), install, SystemClock(), ignore, answers)
 
 

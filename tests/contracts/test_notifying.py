@@ -70,7 +70,7 @@ def test_a_service_is_told_what_happened(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("kind", "called"), [("start", "info"), ("success", "success"), ("breach", "warning")])
 def test_every_kind_arrives_as_what_it_is(tmp_path: Path, kind: str, called: str) -> None:
-    bulletin = Bulletin(kind, "backup", "gitlab", "host")  # type: ignore[arg-type]
+    bulletin = Bulletin(kind, "backup", "gitlab", "host")  # type: ignore[arg-type]  # as a test says
     with listener() as server:
         assert reasons(table(tmp_path, f"json://127.0.0.1:{server.port}/"), bulletin) == [""]
     assert [message["type"] for message in server.messages] == [called]
@@ -98,7 +98,7 @@ def test_kinds_that_nobody_wants_are_not_sent(tmp_path: Path) -> None:
 )
 def test_a_ping_goes_to_the_address_of_its_kind(tmp_path: Path, kind: str, path: str) -> None:
     with listener() as server:
-        told = wait_for(ping(table(tmp_path, ping_url=f"http://127.0.0.1:{server.port}/ping/x/"), kind, "said"))  # type: ignore[arg-type]
+        told = wait_for(ping(table(tmp_path, ping_url=f"http://127.0.0.1:{server.port}/ping/x/"), kind, "said"))  # type: ignore[arg-type]  # as a test says
     assert [one.reason for one in told] == [""]
     assert server.received == [(path, b"said")]
 

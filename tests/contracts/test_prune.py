@@ -303,7 +303,7 @@ class Meddling(FaultyStore):
         super().__init__(catalog.store)
         self.catalog, self.meddle = catalog, meddle
 
-    def put(self, key, source, **more):  # type: ignore[no-untyped-def]
+    def put(self, key, source, **more):  # type: ignore[no-untyped-def]  # as a test wants it
         if key.endswith(TOMBSTONE) and self.meddle:
             what, self.meddle = self.meddle, ""
             if what == "pin":

@@ -162,7 +162,7 @@ def stage(
 def is_staged(staging: Path, archive: bytes) -> bool:
     """Say whether everything of a tar lies there, and the sealed volumes are gone."""
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
-        wanted = {member.name: tar.extractfile(member).read() for member in tar if member.isfile()}  # type: ignore[union-attr]
+        wanted = {member.name: tar.extractfile(member).read() for member in tar if member.isfile()}  # type: ignore[union-attr]  # a file has content
     lies = {str(path.relative_to(staging)): path.read_bytes() for path in staging.rglob("*") if path.is_file()}
     return lies == wanted and not sealed_folder(staging).exists()
 
@@ -397,7 +397,7 @@ def test_expired_url_is_refused_access(local: Runner, committed: Committed, stag
     opened = committed.open()
     expired = opened.catalog.store.signed_url(volume_key(committed, 0), ttl=timedelta(seconds=1))
     time.sleep(2.1)
-    opened.catalog.store = Outdated(opened.catalog.store, lambda _: expired)  # type: ignore[assignment]
+    opened.catalog.store = Outdated(opened.catalog.store, lambda _: expired)  # type: ignore[assignment]  # as a test wants it
     with pytest.raises(StoreAccessDenied, match="403"):
         stage(local, opened, staging)
 
@@ -513,7 +513,7 @@ def test_index_with_an_unsafe_name_is_refused_untouched(
 
 def indexing(committed: Committed, members: list[object]) -> BackupSet:
     """The set, opened, with another signed index."""
-    rows = {"application": [dataclasses.astuple(member) for member in members]}  # type: ignore[call-overload]
+    rows = {"application": [dataclasses.astuple(member) for member in members]}  # type: ignore[call-overload]  # as they come
     catalog, manifest = committed.catalog, committed.manifest
     source = io.BytesIO(zlib.compress(json.dumps(rows).encode()))
     volume = catalog.put_volume(manifest.set_id, "index-other", source, [])

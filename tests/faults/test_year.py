@@ -528,7 +528,7 @@ def _prune(life: Life) -> None:
     year = life.year
     for bucket in (year.main, year.second):
         before, was = set(bucket.keys("")), year.restorable(bucket)
-        pruned = _attempt(lambda bucket=bucket: year.prune(bucket))  # type: ignore[misc]
+        pruned = _attempt(lambda bucket=bucket: year.prune(bucket))  # type: ignore[misc]  # bound early
         gone = before - set(bucket.keys(""))
         removals = pruned.plan.removals if isinstance(pruned, Pruned) else ()
         planned = {key for each in removals for key in (*each.volumes, *each.records)}

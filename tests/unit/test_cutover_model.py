@@ -33,7 +33,7 @@ class Paths:
 
     def world(self, **what: object) -> World:
         self.count += 1
-        return World(self.base / str(self.count), **what)  # type: ignore[arg-type]
+        return World(self.base / str(self.count), **what)  # type: ignore[arg-type]  # as a test says
 
     def crashes(self, goal: str, **what: object) -> Iterator[World]:
         """One world for each event at which the first process can die, and one in which it does not."""
@@ -198,7 +198,7 @@ def test_a_host_out_of_reach_needs_a_word_and_one_that_answers_is_not_dead(tmp_p
     for old in olds:
         world = Paths(tmp_path / old).world(old=old)
         for word in (False, True) if old == "half-dead" else (False,):
-            refused = outcome_of(lambda world=world, word=word: world.run(dead=word))  # type: ignore[misc]
+            refused = outcome_of(lambda world=world, word=word: world.run(dead=word))  # type: ignore[misc]  # bound early
             assert isinstance(refused, CutoverFailed)
             assert refused.hint
         assert world.provider.calls.count("bind") == 0

@@ -156,7 +156,7 @@ def test_sets_never_verified_go_when_they_are_old_and_would_not_be_kept_anyway()
 
 @pytest.mark.parametrize("state", ["red", "damaged"])
 def test_red_and_damaged_sets_stay_for_a_look_and_then_go(state: str) -> None:
-    wrong = known_set(BEGIN, state)  # type: ignore[arg-type]
+    wrong = known_set(BEGIN, state)  # type: ignore[arg-type]  # as a test says
     sets = [wrong, *nights(20)[1:]]
 
     assert wrong.set_id in settle(sets, replace(DAILY, patience=30 * DAY)).kept
@@ -322,7 +322,7 @@ def test_a_base_stays_as_long_as_what_stands_on_it() -> None:
 
 @pytest.mark.parametrize("state", ["unverified", "damaged", "red"])
 def test_an_increment_on_an_unproven_base_counts_for_nothing(state: str) -> None:
-    base = known_set(BEGIN - DAY, state)  # type: ignore[arg-type]
+    base = known_set(BEGIN - DAY, state)  # type: ignore[arg-type]  # as a test says
     good, top = nights(2)
     top = replace(top, base=base.set_id)
 
@@ -352,4 +352,4 @@ def test_a_set_named_twice_is_a_mistake_of_the_caller() -> None:
 @pytest.mark.parametrize("wrong", [{"last": -1}, {"minimum": 0}, {"patience": -DAY}, {"within": -DAY}])
 def test_retention_refuses_what_means_nothing(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=r"never|negative"):
-        Retention(**wrong)  # type: ignore[arg-type]
+        Retention(**wrong)  # type: ignore[arg-type]  # as a test says

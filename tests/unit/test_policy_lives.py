@@ -56,7 +56,7 @@ def test_the_order_in_which_sets_are_listed_means_nothing(noise: random.Random) 
 @given(st.randoms(use_true_random=False), st.sampled_from(["unverified", "red", "damaged", "unknown"]))
 def test_a_set_that_does_not_count_never_costs_a_verified_one(noise: random.Random, state: str) -> None:
     history = random_history(noise)
-    more = known_set(BEGIN + noise.randrange(2000) * DAY, state, token="ffff")  # type: ignore[arg-type]
+    more = known_set(BEGIN + noise.randrange(2000) * DAY, state, token="ffff")  # type: ignore[arg-type]  # as a test says
 
     before = {*decide(*_arguments(history)).removed}
     after = {*decide([*history.sets, more], history.retention, history.now).removed}
@@ -93,7 +93,7 @@ def test_ten_years_of_nights_end_in_exactly_the_promised_shape() -> None:
     for number in range(3653):
         now = BEGIN + number * DAY
         state = "red" if noise.random() < 0.1 and number < 3600 else "unverified"
-        held.append(known_set(now, state, size=1000 + number))  # type: ignore[arg-type]
+        held.append(known_set(now, state, size=1000 + number))  # type: ignore[arg-type]  # as a test says
         held = [replace(each, state="verified") if _is_due(each, now) else each for each in held]
         decision = decide(held, retention, now + timedelta(hours=1))
         assert decision.freeze is None

@@ -41,7 +41,7 @@ PROMISES = Promises(
 def night(number: int, state: State = "verified", **more: object) -> KnownSet:
     taken = NIGHT + number * DAY
     known = KnownSet(new_set_id(taken, "0000"), taken, taken + HOUR / 2, state, 1000)
-    return replace(known, **more)  # type: ignore[arg-type]
+    return replace(known, **more)  # type: ignore[arg-type]  # as a test says
 
 
 NIGHTS = tuple(night(number) for number in range(11))

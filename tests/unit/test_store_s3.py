@@ -105,7 +105,7 @@ def test_lock_is_declared_by_the_settings_and_only_then_taken() -> None:
         "ObjectLockRetainUntilDate": later,
     }
     with pytest.raises(StoreError, match="no time zone"):
-        _store(object_lock="governance").put("one", io.BytesIO(b""), lock_until=datetime(2030, 1, 1))  # noqa: DTZ001
+        _store(object_lock="governance").put("one", io.BytesIO(b""), lock_until=datetime(2030, 1, 1))  # noqa: DTZ001 - wrong on purpose
 
 
 @pytest.mark.parametrize("ttl", [timedelta(0), timedelta(days=7, seconds=1)])

@@ -101,12 +101,12 @@ class Pointers:
         step = self._step(path, latest.identifier, len(latest.steps) + 1)
         return Backup(latest.identifier, [*latest.steps, replace(step, previous_refs=latest.steps[-1].refs)])
 
-    def commit(self, storage: str, path: str, backup: Backup) -> None:  # noqa: ARG002
+    def commit(self, storage: str, path: str, backup: Backup) -> None:  # noqa: ARG002 - as all of its kind
         stem = path.removesuffix(".git")
         write(self.sink / stem / backup.identifier / "LATEST", f"{len(backup.steps):03d}")
         write(self.sink / stem / "LATEST", backup.identifier)
 
-    def find(self, storage: str, path: str, identifier: str) -> Backup | None:  # noqa: ARG002
+    def find(self, storage: str, path: str, identifier: str) -> Backup | None:  # noqa: ARG002 - as all of its kind
         folder = self.sink / path.removesuffix(".git")
         if not identifier and (folder / "LATEST").exists():
             identifier = (folder / "LATEST").read_text()
@@ -127,7 +127,7 @@ class Legacy:
     def __init__(self, sink: Path) -> None:
         self.sink = sink
 
-    def begin(self, storage: str, path: str, identifier: str) -> Backup:  # noqa: ARG002
+    def begin(self, storage: str, path: str, identifier: str) -> Backup:  # noqa: ARG002 - as all of its kind
         stem = path.removesuffix(".git")
         return Backup(identifier, [Step(f"{stem}.bundle", f"{stem}.refs", f"{stem}/custom_hooks.tar")])
 
