@@ -100,6 +100,7 @@ def test_a_block_with_one_of_its_lines_gone_is_refused(lost: bytes) -> None:
             change(broken)
 
 
+@pytest.mark.engine("ruby")
 @pytest.mark.skipif(shutil.which("ruby") is None, reason="ruby is not installed")
 def test_ruby_reads_ours_last() -> None:
     content = b"gitlab_rails['gitlab_email_enabled'] = true\n__END__\nnot ruby ]]\n"
