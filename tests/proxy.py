@@ -404,6 +404,7 @@ def proxy_to(port: int) -> Iterator[Proxy]:
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
     proxy = Proxy(port, loop)
+    server = None
     try:
         # Small buffers: what a client has sent is soon on its way to the server, or held up.
         listening = socket.create_server(("127.0.0.1", 0))
@@ -413,16 +414,19 @@ def proxy_to(port: int) -> Iterator[Proxy]:
         proxy.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         yield proxy
     finally:
-        asyncio.run_coroutine_threadsafe(_stop(), loop).result()
+        asyncio.run_coroutine_threadsafe(_stop(server), loop).result()
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
 
 
-async def _stop() -> None:
-    tasks = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in tasks:
-        task.cancel()
-    if tasks:
-        await asyncio.wait(tasks, timeout=5)
+async def _stop(server: asyncio.Server | None) -> None:
+    if server:
+        server.close()  # first: a connection that comes meanwhile would be a task that nobody ends
+    for _ in range(3):
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=5)
     await asyncio.get_running_loop().shutdown_asyncgens()

@@ -26,7 +26,8 @@ SEND_CLONE = """\
 git=$0; [ -x "$git" ] || git=git
 exec "$git" -c 'safe.directory=*' --git-dir="$1" bundle create - --all >/dev/null"""
 
-WRITE_FILE = 'umask 077 && printf "%s\\n" "$1" >"$0.new" && sync "$0.new" && mv -f -- "$0.new" "$0"'
+# cat, because sh's own printf calls a full disk an I/O error.
+WRITE_FILE = 'umask 077 && printf "%s\\n" "$1" | cat >"$0.new" && sync "$0.new" && mv -f -- "$0.new" "$0"'
 
 # "$0" is the archive, "$1" the root. A fresh host may have neither directory; /. is what is behind a link.
 KEEP_CONFIG = """\

@@ -136,7 +136,7 @@ def trial(original: Original, host: Factory, tmp_path: Path) -> Iterator[Trial]:
         ("power lost", "start"),
         ("restarted", "send-config"),
         ("restarted", "fit"),
-        ("restarted", "clean"),
+        ("restarted", "restore"),
         ("restarted", "secrets"),
     ],
 )
