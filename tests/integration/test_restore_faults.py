@@ -183,7 +183,8 @@ def test_a_restore_that_fills_a_disk_says_so_and_goes_on_when_there_is_room(
         said, problem = process.communicate(timeout=_SECONDS)
         assert process.returncode not in (0, 1), said + problem
         assert "No space left" in problem, problem
-        assert trial.operator.entries()[-1]["step"] == step
+        # The disk may be full before the mark that was begun is written; that says so too.
+        assert trial.operator.entries()[-1]["step"] in ("mark", step)
         trial.host.check("rm", f"{directory}/filler")
         trial.converges()
 
