@@ -115,21 +115,18 @@ class Lost:
 
 
 def find_lost(stores: Sequence[StoreSeen], retention: Retention, now: datetime) -> Iterator[Lost]:
-    """Hold every store against every other: what one lacks between its own sets, or before them in the first.
-
-    A copy may have been begun later than the first store. What prune removed, the same rules let go of here too: so
-    what only another store has counts as verified, as it was when it was judged.
+    """Name what one store lacks of another between its own sets, and in the first store, which no copy is older than,
+    before them. What prune removed, the same rules let go of here too: so it counts as verified, as it did then.
     """
     for place, store in enumerate(stores):
         here = {each.set_id for each in store.known} | set(store.going)
-        begin = min((each.taken_at for each in store.known), default=now)
-        end = max((each.taken_at for each in store.known), default=now)
+        times = [each.taken_at for each in store.known] or [now]
         for other in stores:
             missing = [
                 replace(each, state="verified")
                 for each in other.known
-                if each.set_id not in here and each.state in ("verified", "unverified") and each.taken_at < end
-                and (place == 0 or each.taken_at > begin)
+                if each.set_id not in here and each.state in ("verified", "unverified") and each.taken_at < max(times)
+                and (place == 0 or each.taken_at > min(times))
             ]  # fmt: skip
             if other is store or store.problem or other.problem or not missing:
                 continue
