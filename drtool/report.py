@@ -297,7 +297,7 @@ def restored_text(outcome: RestoreOutcome, prepared: Prepared, manifest: Manifes
     if "compare" not in names:
         text += "\nWhat the host now holds was not counted, and not compared with the set."
     if "isolate-database" in names:
-        text += "\nIt is isolated: `drtool isolation --on HOST` says how far, and with --lift ends it; HOST as given to --to."
+        text += "\nIt is isolated: `drtool isolation --on HOST` says how far, and ends it with --lift."
     if "safety-copy" in names:
         text += f"\nWhat was there before comes back with --undo {outcome.run_id}, as long as its copies are kept."
     return text
