@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from drtool.catalog import Catalog
-from drtool.core.standing import Done, Moved
+from drtool.core.situation import Done, Moved
 from drtool.errors import ObjectMissing, SetDamaged, SignatureInvalid
 from drtool.events import Emit, Noticed
 from drtool.signing import Verifier

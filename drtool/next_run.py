@@ -8,7 +8,7 @@ from typing import Final
 
 from drtool.core.command import Command
 from drtool.core.crontab import Line, next_backup, parse_lines
-from drtool.core.standing import NextRun
+from drtool.core.situation import NextRun
 from drtool.errors import CommandFailed
 from drtool.hosts import Runner
 

@@ -12,17 +12,8 @@ from drtool.catalog import MANIFEST, Catalog
 from drtool.clock import Clock
 from drtool.core.history import KnownSet
 from drtool.core.policy import Retention, decide
-from drtool.core.standing import (
-    LockSeen,
-    NextRun,
-    Promises,
-    Situation,
-    Standing,
-    StoreSeen,
-    find_lost,
-    find_restorable,
-    judge,
-)
+from drtool.core.situation import LockSeen, NextRun, Situation, StoreSeen, find_lost
+from drtool.core.standing import Promises, Standing, find_restorable, judge
 from drtool.errors import DrtoolError, HostUnfit, ResumeError
 from drtool.events import Emit
 from drtool.hosts import Runner

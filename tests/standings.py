@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from drtool.core.history import KnownSet, State
 from drtool.core.model import new_set_id
-from drtool.core.standing import Done, LockSeen, NextRun, Situation, StoreSeen
+from drtool.core.situation import Done, LockSeen, NextRun, Situation, StoreSeen
 from drtool.errors import BucketMissing, StoreAccessDenied, StoreError
 from tests.sets import NIGHT
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -13,20 +14,8 @@ from hypothesis import strategies as st
 from drtool.core.history import KnownSet, State
 from drtool.core.model import new_set_id
 from drtool.core.policy import Objectives, Retention
-from drtool.core.standing import (
-    Done,
-    LockSeen,
-    Moved,
-    NextRun,
-    Objective,
-    Promises,
-    Situation,
-    Standing,
-    StoreSeen,
-    find_lost,
-    find_restorable,
-    judge,
-)
+from drtool.core.situation import Done, LockSeen, Moved, NextRun, Situation, StoreSeen, find_lost
+from drtool.core.standing import Objective, Promises, Standing, find_restorable, judge
 from drtool.errors import BucketMissing, SetMissing, StoreAccessDenied
 from tests.sets import NIGHT
 from tests.standings import situations
@@ -242,6 +231,13 @@ def test_a_set_between_others_is_gone_from_the_copy() -> None:
 def test_what_the_policy_let_go_is_not_gone() -> None:
     pruned = [each for each in NIGHTS if each.taken_at > NIGHTS[4].taken_at]
     assert lost(pruned, [replace(each, state="unverified") for each in NIGHTS]) == []
+
+
+@pytest.mark.parametrize("held", [{"pin": "before the upgrade"}, {"locked_until": NOW + DAY}])
+def test_what_a_pin_or_a_lock_keeps_in_one_store_alone_is_not_gone_from_the_other(held: dict[str, Any]) -> None:
+    kept = [replace(NIGHTS[2], **held), *NIGHTS[5:]]
+    assert lost([NIGHTS[0], *NIGHTS[5:]], kept) == []
+    assert lost(kept, [NIGHTS[0], *NIGHTS[5:]]) == [], "a copy is kept by its own pins"
 
 
 def test_a_copy_that_was_begun_later_or_is_behind_lacks_nothing() -> None:

@@ -16,7 +16,8 @@ from prometheus_client import CollectorRegistry
 from drtool.core.history import KnownSet
 from drtool.core.model import new_set_id
 from drtool.core.policy import Objectives
-from drtool.core.standing import Promises, Situation, StoreSeen, judge
+from drtool.core.situation import Situation, StoreSeen
+from drtool.core.standing import Promises, judge
 from drtool.errors import ConfigError
 from drtool.metrics import registry_of, write_metrics
 from drtool.report_status import NOT_WELL, NOTHING, WELL, status_text
