@@ -6,7 +6,7 @@ import io
 import json
 import zlib
 from collections import deque
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -46,6 +46,15 @@ from drtool.stores.download import Download
 from drtool.streams import CHUNK, Counted, Pulled, SealBroken, Tap, sealed, unsealed
 
 
+@dataclass(frozen=True, slots=True)
+class Records:
+    """The manifests of sets and of red ones, oldest first, and the sets that are being removed, which are neither."""
+
+    known: Mapping[str, ObjectInfo]
+    rejected: Mapping[str, ObjectInfo]
+    gone: frozenset[str]
+
+
 class Catalog(Layout):
     """The sets of one instance on one store."""
 
@@ -62,23 +71,29 @@ class Catalog(Layout):
 
         One that is being removed is neither.
         """
-        return self._recorded()[:2]
+        found = self.records()
+        return [*found.known], [*found.rejected]
 
-    def _recorded(self) -> tuple[list[str], list[str], list[str]]:
-        """The same, and those that are being removed."""
-        found: dict[str, set[str]] = {MANIFEST: set(), REJECTED: set(), TOMBSTONE: set()}
-        for set_id, name, _ in self.objects():
+    def records(self) -> Records:
+        """The same, with what the store says of the manifests, and those that are being removed."""
+        found: dict[str, dict[str, ObjectInfo]] = {MANIFEST: {}, REJECTED: {}, TOMBSTONE: {}}
+        for set_id, name, info in self.objects():
             if name in found and is_set_id(set_id):
-                found[name].add(set_id)
+                found[name][set_id] = info
         gone = found[TOMBSTONE]
-        return sorted(found[MANIFEST] - gone), sorted(found[REJECTED] - gone), sorted(gone)
+        known, rejected = (
+            {set_id: found[name][set_id] for set_id in sorted(found[name].keys() - gone.keys())}
+            for name in (MANIFEST, REJECTED)
+        )
+        return Records(known, rejected, frozenset(gone))
 
     def resolve(self, text: str) -> str:
         """Turn ``latest``, a set id or an unambiguous beginning of one into a set id. Raises SetMissing.
 
         A red set is found by its whole id alone: nobody takes one by accident. One that is being removed is not found.
         """
-        known, rejected, gone = self._recorded()
+        known, rejected = self.recorded()
+        gone = self.records().gone
         if text == "latest":
             matches = known[-1:]
         elif text in known or text in rejected:

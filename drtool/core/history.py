@@ -40,4 +40,9 @@ class KnownSet:
 
 def is_early(known: KnownSet, now: datetime) -> bool:
     """Tell whether it is dated in the future: after now, or after the store had it by its own clock."""
-    return known.taken_at > min(now, known.stored_at) + CLOCKS_APART
+    return is_ahead(known.taken_at, known.stored_at, now)
+
+
+def is_ahead(taken_at: datetime, stored_at: datetime, now: datetime) -> bool:
+    """The same of what is known by its times alone."""
+    return taken_at > min(now, stored_at) + CLOCKS_APART
