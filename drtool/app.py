@@ -170,18 +170,29 @@ class App:
         return HostKey(choose_identity(backup_set, texts), signature_checked)
 
     def wanted(
-        self, version: str, *, install: bool, via: Via, isolate: bool, count: bool, replace: str | None, drill: bool
+        self,
+        version: str,
+        *,
+        install: bool,
+        via: Via,
+        isolate: bool,
+        count: bool,
+        replace: str | None,
+        drill: bool,
+        store: str | None,
     ) -> Wanted:
         """How to restore a set of this GitLab version, as the command line and the configuration say."""
         table = self.instance.package
         package = package_of(version, table.name) if install else None
-        return Wanted(package, table.source, via, isolate or drill, count, replace, drill)
+        return Wanted(package, table.source, via, isolate or drill, count, replace, drill, store or self.instance.store)
 
-    def open_set(self, text: str, *, identities: tuple[object, ...] = (), unsigned: bool = False) -> BackupSet:
-        """Find a set and check its signature, unless ``unsigned`` says that none is wanted."""
-        set_id = self.catalog.resolve(text)
-        manifest = self.catalog.read_manifest(set_id, None if unsigned else self.verifier)
-        return BackupSet(self.catalog, manifest, identities)
+    def open_set(
+        self, text: str, *, store: str | None = None, identities: tuple[object, ...] = (), unsigned: bool = False
+    ) -> BackupSet:
+        """Find a set in a store (default: the instance's) and check its signature, unless none is wanted."""
+        catalog = self.catalog_on(store) if store else self.catalog
+        manifest = catalog.read_manifest(catalog.resolve(text), None if unsigned else self.verifier)
+        return BackupSet(catalog, manifest, identities)
 
     def copy_to_all(self, set_id: str) -> list[Copied]:
         """Copy a set to every store that the configuration wants one in. Raises, as itself, what one copy raises."""

@@ -25,6 +25,7 @@ COMMON = (
 )
 _ASKING = ("restore", "cutover")
 INSTANCE = click.option("--instance", help="Which instance, if the configuration has several.")
+STORE = click.option("--store", metavar="NAME", help="Read this store of the configuration, not the instance's own.")
 IDENTITY = click.option("--identity", "-i", "identities", multiple=True, type=FILE, help="File with an age identity.")
 UNSIGNED = click.option("--unsigned", is_flag=True, help="Go on without a valid signature. You were warned.")
 

@@ -251,7 +251,7 @@ def plan_text(prepared: Prepared, manifest: Manifest) -> str:
     return "\n".join(
         (
             f"{head} {plan.set_id} ({manifest.instance}, GitLab {manifest.gitlab.version},"
-            f" {manifest.gitlab.repositories} repositories, {size_text(manifest.plain_size)})",
+            f" {manifest.gitlab.repositories} repositories, {size_text(manifest.plain_size)}) from {plan.store}",
             f"onto {target.system.hostname} ({target.name}), {_gitlab(target)}; run {plan.run_id}",
             *(f"  {mark('warn')} {found.message}. {found.remedy}" for found in prepared.warnings),
             *_step_lines(prepared),

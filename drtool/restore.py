@@ -106,6 +106,7 @@ def prepare(request: Request, place: Place) -> Prepared:
         refuse_other_version(target, manifest)
         plan = _plan_of(interrupted)
         _refuse_unisolated(plan, request.wanted)
+        _refuse_other_store(plan, request.wanted)
         return Prepared(plan, target, interrupted, resumed=True)
     obstacles = judge_target(target, _needs(request, manifest))
     refuse(obstacles)
@@ -189,6 +190,14 @@ def _refuse_unisolated(plan: Plan, wanted: Wanted) -> None:
         raise ResumeError(
             f"{plan.run_id} was begun without --isolate, and goes on without",
             hint="Leave --isolate out to go on, or add --anew to begin an isolated one.",
+        )
+
+
+def _refuse_other_store(plan: Plan, wanted: Wanted) -> None:
+    if plan.store != wanted.store:
+        raise ResumeError(
+            f"{plan.run_id} was begun from the store {plan.store}, and goes on from no other",
+            hint=f"--store {plan.store} goes on; --anew begins a new one, from {wanted.store}.",
         )
 
 

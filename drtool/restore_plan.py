@@ -53,7 +53,8 @@ class Wanted:
 
     ``via`` is the way of the application's bytes. ``isolate`` keeps GitLab from sending anything afterwards, ``count``
     compares what the host then holds with the set's census. ``replace`` is the hostname whose projects may be replaced.
-    A ``drill`` is isolated and counted, or it fails, and its receipt says what it was.
+    A ``drill`` is isolated and counted, or it fails, and its receipt says what it was. ``store`` is what the
+    configuration calls the one that the set is read from.
     """
 
     package: Package | None = None
@@ -63,6 +64,7 @@ class Wanted:
     count: bool = True
     replace: str | None = None
     drill: bool = False
+    store: str = ""
 
     @property
     def purpose(self) -> Literal["restore", "drill"]:
@@ -132,7 +134,8 @@ def plan_restore(install: Omnibus, manifest: Manifest, target: Host, marker: Mar
         *((Release("release", f"Let {package} be upgraded again", package),) if package else ()),
         Record("receipt", "Write the receipt"),
     )
-    return Plan(run_id, wanted.purpose, manifest.instance, manifest.set_id, target.name, steps, marker.copies)
+    ids = manifest.instance, manifest.set_id
+    return Plan(run_id, wanted.purpose, *ids, target.name, steps, marker.copies, wanted.store)
 
 
 def plan_undo(install: Omnibus, instance: str, target: Host, marker: Marker) -> Plan:
@@ -167,7 +170,7 @@ def plan_undo(install: Omnibus, instance: str, target: Host, marker: Marker) -> 
         *_prove_it_works(install),
         Record("receipt", "Write the receipt"),
     )
-    return Plan(marker.run_id, "undo", instance, marker.set_id, target.name, steps, marker.copies)
+    return Plan(marker.run_id, "undo", instance, marker.set_id, target.name, steps, marker.copies, "")
 
 
 def plan_withdrawal(install: Omnibus, instance: str, target: Host, marker: Marker) -> Plan:
@@ -183,7 +186,7 @@ def plan_withdrawal(install: Omnibus, instance: str, target: Host, marker: Marke
         _unmark(install),
         Record("receipt", "Write the receipt"),
     )
-    return Plan(marker.run_id, "undo", instance, marker.set_id, target.name, steps, marker.copies)
+    return Plan(marker.run_id, "undo", instance, marker.set_id, target.name, steps, marker.copies, "")
 
 
 def _mark(name: str, title: str, install: Omnibus, marker: Marker) -> Run:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from drtool.invocation import IDENTITY, INSTANCE, UNSIGNED, Call, command
+from drtool.invocation import IDENTITY, INSTANCE, STORE, UNSIGNED, Call, command
 
 if TYPE_CHECKING:
     from drtool.app import App
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 @click.option("--drill", is_flag=True, help="It is a drill: isolated, or it fails; `drtool status` counts it as one.")
 @click.option("--no-count", is_flag=True, help="Do not count at the end what the host holds: for hours of rows.")
 @click.option("--undo", metavar="RUN", help="Bring back what this run replaced, from the copies that it kept.")
+@STORE
 @IDENTITY
 @INSTANCE
 @UNSIGNED
@@ -64,8 +65,8 @@ def _restore(call: Call, app: App, runner: Runner, set_id: str, resume: str | No
     from drtool.restore import Request, carry_out, prepare
 
     files, unsigned = given["identities"], given["unsigned"]
-    opened = app.open_set(set_id, identities=app.identities(files), unsigned=unsigned)
-    ways = {name: given[name] for name in ("install", "via", "isolate", "drill")}
+    opened = app.open_set(set_id, store=given["store"], identities=app.identities(files), unsigned=unsigned)
+    ways = {name: given[name] for name in ("install", "via", "isolate", "drill", "store")}
     wanted = app.wanted(
         opened.manifest.gitlab.version, **ways, count=not given["no_count"], replace=given["yes_replace"]
     )
@@ -85,7 +86,8 @@ def _undo(call: Call, app: App, runner: Runner, run_id: str, given: dict[str, An
 
     restored = find_restore(app.config.state_dir, run_id)
     request = Request(app.instance.name, app.install)
-    place = app.restore_place(app.open_set(restored.set_id, unsigned=given["unsigned"]), runner)
+    store = given["store"] or restored.store  # only its manifest is read: what comes back lies on the host
+    place = app.restore_place(app.open_set(restored.set_id, store=store, unsigned=given["unsigned"]), runner)
     prepared = prepare_undo(restored, request, place)
     if _agreed(call, prepared.plan, undo_text(prepared, run_id), "Bring it back now?", given):
         outcome = carry_out(prepared, request, place)

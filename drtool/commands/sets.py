@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import click
 
-from drtool.invocation import IDENTITY, INSTANCE, UNSIGNED, Call, command
+from drtool.invocation import IDENTITY, INSTANCE, STORE, UNSIGNED, Call, command
 
 
 @click.command()
@@ -34,30 +34,33 @@ def backup(call: Call, instance: str | None, dry_run: bool) -> None:
 
 
 @click.command("list")
+@STORE
 @INSTANCE
 @command
-def list_sets(call: Call, instance: str | None) -> None:
+def list_sets(call: Call, store: str | None, instance: str | None) -> None:
     """List the backup sets, oldest first."""
     from drtool.report import list_rows, list_text
 
     app = call.app(instance)
-    rows = list_rows(app.catalog)
-    call.ui.result({"sets": rows}, list_text(rows, app.instance.name, app.catalog.store.name))
+    catalog = app.catalog_on(store) if store else app.catalog
+    rows = list_rows(catalog)
+    call.ui.result({"sets": rows}, list_text(rows, app.instance.name, catalog.store.name))
 
 
 @click.command()
 @click.argument("set_id", metavar="SET")
+@STORE
 @INSTANCE
 @UNSIGNED
 @command
-def show(call: Call, set_id: str, instance: str | None, unsigned: bool) -> None:
+def show(call: Call, set_id: str, store: str | None, instance: str | None, unsigned: bool) -> None:
     """Show one set.
 
     SET is its name, the beginning of it, or `latest`.
     """
     from drtool.report import show_text
 
-    manifest = call.app(instance).open_set(set_id, unsigned=unsigned).manifest
+    manifest = call.app(instance).open_set(set_id, store=store, unsigned=unsigned).manifest
     call.ui.result(manifest, show_text(manifest, signed=not unsigned))
 
 
@@ -130,19 +133,26 @@ def copy_command(call: Call, set_id: str, store: str, instance: str | None, unsi
 @click.command()
 @click.argument("set_id", metavar="SET")
 @click.option("--into", type=click.Path(path_type=Path), required=True, help="A directory; made if it is not there.")
+@STORE
 @IDENTITY
 @INSTANCE
 @UNSIGNED
 @command
 def fetch(
-    call: Call, set_id: str, into: Path, identities: tuple[Path, ...], instance: str | None, unsigned: bool
+    call: Call,
+    set_id: str,
+    into: Path,
+    store: str | None,
+    identities: tuple[Path, ...],
+    instance: str | None,
+    unsigned: bool,
 ) -> None:
     """Write a set's archives as plain tars into a directory."""
     from drtool.fetch import fetch as bring
     from drtool.report import fetched_text
 
     app = call.app(instance)
-    backup_set = app.open_set(set_id, identities=app.identities(identities), unsigned=unsigned)
+    backup_set = app.open_set(set_id, store=store, identities=app.identities(identities), unsigned=unsigned)
     paths = bring(backup_set, into, clock=app.clock, emit=app.emit)
     call.ui.result({"set_id": backup_set.manifest.set_id, "files": paths}, fetched_text(paths))
 
@@ -157,11 +167,12 @@ def fetch(
 @click.option("--member", metavar="NAME", help="One member of GitLab's archive; --list names them all.")
 @click.option("--list", "listing", is_flag=True, help="Only list what can be taken out.")
 @click.option("--to", "target", type=click.Path(path_type=Path), help="Where to; must not be there yet.")
+@STORE
 @IDENTITY
 @INSTANCE
 @UNSIGNED
 @command
-def extract(call: Call, set_id: str, instance: str | None, unsigned: bool, **wanted: Any) -> None:
+def extract(call: Call, set_id: str, store: str | None, instance: str | None, unsigned: bool, **wanted: Any) -> None:
     """Take a project, the database or a file out of a set.
 
     Reads only the volumes that hold it.
@@ -177,7 +188,7 @@ def extract(call: Call, set_id: str, instance: str | None, unsigned: bool, **wan
     if wanted["listing"] == bool(wanted["target"]):
         raise click.UsageError("--list writes nothing." if wanted["target"] else "--to is missing.")
     app = call.app(instance)
-    opened = app.open_set(set_id, identities=app.identities(wanted["identities"]), unsigned=unsigned)
+    opened = app.open_set(set_id, store=store, identities=app.identities(wanted["identities"]), unsigned=unsigned)
     if wanted["listing"]:
         members = opened.read_index()
         call.ui.result({"set_id": opened.manifest.set_id, "archives": members}, members_text(members))
@@ -198,12 +209,19 @@ def extract(call: Call, set_id: str, instance: str | None, unsigned: bool, **wan
 @click.command()
 @click.argument("set_id", metavar="SET")
 @click.argument("other", metavar="SET|HOST")
+@STORE
 @IDENTITY
 @INSTANCE
 @UNSIGNED
 @command
 def diff(
-    call: Call, set_id: str, other: str, identities: tuple[Path, ...], instance: str | None, unsigned: bool
+    call: Call,
+    set_id: str,
+    other: str,
+    store: str | None,
+    identities: tuple[Path, ...],
+    instance: str | None,
+    unsigned: bool,
 ) -> None:
     """Tell what another set or a host has otherwise.
 
@@ -215,12 +233,12 @@ def diff(
 
     app = call.app(instance)
     keys = app.identities(identities)
-    opened = app.open_set(set_id, identities=keys, unsigned=unsigned)
+    opened = app.open_set(set_id, store=store, identities=keys, unsigned=unsigned)
     if other == "local" or "@" in other:
         with app.runner_on(other) as runner:
             found = diff_host(opened, app.install, runner, clock=app.clock, emit=app.emit)
     else:
-        found = diff_sets(opened, app.open_set(other, identities=keys, unsigned=unsigned))
+        found = diff_sets(opened, app.open_set(other, store=store, identities=keys, unsigned=unsigned))
     call.ui.result(found, comparison_text(found), bad=bool(found.differences))
     if found.differences:
         sys.exit(Differs.exit_status)

@@ -253,6 +253,7 @@ class Plan:
     """What one run does. ``purpose`` is what receipts call it; ``host`` what people call the target.
 
     ``copies`` names the run whose copies of what was there before bring that back; empty where there are none.
+    ``store`` is what the configuration calls the one that the set is read from; empty where that does not matter.
     """
 
     run_id: str
@@ -262,6 +263,7 @@ class Plan:
     host: str
     steps: tuple[Step, ...]
     copies: str
+    store: str
 
     def __post_init__(self) -> None:
         names = [step.name for step in self.steps]

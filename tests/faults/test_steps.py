@@ -53,7 +53,7 @@ def target(tmp_path: Path) -> ToyHost:
 
 def do(step: Step, bench: Bench, target: ToyHost, set_id: str, tmp_path: Path, *, started: bool = False) -> None:
     """Let the engine do a plan of this one step."""
-    plan = Plan("restore-20260113T031500Z-0001", "restore", INSTANCE, set_id, "local", (step,), "")
+    plan = Plan("restore-20260113T031500Z-0001", "restore", INSTANCE, set_id, "local", (step,), "", "main")
     journal = new_journal(tmp_path / "state", plan.run_id)
     if started:
         journal.append("started", step=step.name, at=bench.clock.now().isoformat())

@@ -85,7 +85,9 @@ STEPS: tuple[Step, ...] = (
     Compare("compare", "Counting"),
     Record("record", "Writing the receipt", repeatable=False, irreversible=True),
 )
-PLAN = Plan("restore-20260113T031500Z-7f3a", "restore", "gitlab", "20260112T031500Z-0b1c", "root@new", STEPS, "")
+PLAN = Plan(
+    "restore-20260113T031500Z-7f3a", "restore", "gitlab", "20260112T031500Z-0b1c", "root@new", STEPS, "", "main"
+)
 
 
 def test_the_plan_under_test_has_a_step_of_every_kind() -> None:
