@@ -15,6 +15,7 @@ from typing import Any, Literal
 from drtool import attack, backup, restore
 from drtool.capabilities import Facts, Trial
 from drtool.catalog import BackupSet, Catalog
+from drtool.choosing import LATEST, resolve
 from drtool.clock import Clock, SystemClock
 from drtool.config import Config, InstanceTable, find_config, read_config, read_secret
 from drtool.config_stores import AnyStoreTable, LocalStoreTable, OssStoreTable, S3StoreTable, SpacesStoreTable
@@ -23,7 +24,7 @@ from drtool.core.packages import package_of
 from drtool.core.plan import Via
 from drtool.core.posture import StorePlace
 from drtool.engine import HostKey
-from drtool.errors import ConfigError, DrtoolError
+from drtool.errors import ConfigError, DrtoolError, SignatureInvalid
 from drtool.events import Emit
 from drtool.hosts import Runner
 from drtool.hosts.local import LocalRunner
@@ -92,6 +93,11 @@ class App:
     @cached_property
     def catalog(self) -> Catalog:
         return self.catalog_on(self.instance.store)
+
+    @property
+    def store_names(self) -> tuple[str, ...]:
+        """The instance's own store and those of its copies, in this order."""
+        return (self.instance.store, *(table.store for table in self.instance.copies))
 
     def catalog_on(self, store: str) -> Catalog:
         """The instance's sets on any store of the configuration. Raises ConfigError."""
@@ -191,8 +197,19 @@ class App:
     ) -> BackupSet:
         """Find a set in a store (default: the instance's) and check its signature, unless none is wanted."""
         catalog = self.catalog_on(store) if store else self.catalog
-        manifest = catalog.read_manifest(catalog.resolve(text), None if unsigned else self.verifier)
+        set_id = self.resolve(text, catalog)
+        try:
+            manifest = catalog.read_manifest(set_id, None if unsigned else self.verifier)
+        except SignatureInvalid as problem:
+            if text != LATEST or not self.verifier.trusted:
+                raise
+            hint = "Use a set whose signature holds, by its name: `drtool list` shows which do."
+            raise SignatureInvalid(str(problem), hint=hint) from problem
         return BackupSet(catalog, manifest, identities)
+
+    def resolve(self, text: str, catalog: Catalog) -> str:
+        """Find a set by a name, by its beginning or as ``latest``, as this host's clock has it. Raises SetMissing."""
+        return resolve(catalog, text, self.clock.now(), self.emit)
 
     def copy_to_all(self, set_id: str) -> list[Copied]:
         """Copy a set to every store that the configuration wants one in. Raises, as itself, what one copy raises."""

@@ -6,7 +6,7 @@ import io
 import json
 import zlib
 from collections import deque
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -50,8 +50,8 @@ from drtool.streams import CHUNK, Counted, Pulled, SealBroken, Tap, sealed, unse
 class Records:
     """The manifests of sets and of red ones, oldest first, and the sets that are being removed, which are neither."""
 
-    known: Mapping[str, ObjectInfo]
-    rejected: Mapping[str, ObjectInfo]
+    known: dict[str, ObjectInfo]
+    rejected: dict[str, ObjectInfo]
     gone: frozenset[str]
 
 
@@ -86,31 +86,6 @@ class Catalog(Layout):
             for name in (MANIFEST, REJECTED)
         )
         return Records(known, rejected, frozenset(gone))
-
-    def resolve(self, text: str) -> str:
-        """Turn ``latest``, a set id or an unambiguous beginning of one into a set id. Raises SetMissing.
-
-        A red set is found by its whole id alone: nobody takes one by accident. One that is being removed is not found.
-        """
-        known, rejected = self.recorded()
-        gone = self.records().gone
-        if text == "latest":
-            matches = known[-1:]
-        elif text in known or text in rejected:
-            matches = [text]
-        else:
-            matches = [set_id for set_id in known if text and set_id.startswith(text)]
-        if len(matches) == 1:
-            return matches[0]
-        if matches:
-            raise SetMissing(f"{text} may be any of {', '.join(matches)}", hint="Give more of the set's name.")
-        where = f"of {self.instance} in {self.store.name}"
-        if text in gone:
-            raise SetMissing(f"{text} {where} is being removed: it is no set any more", hint="Use another one.")
-        raise SetMissing(
-            f"no backup set {where}" if text == "latest" else f"no backup set {text!r} {where}",
-            hint="`drtool list` shows what is there." if known else "`drtool backup` makes the first one.",
-        )
 
     def read_manifest(self, set_id: str, verifier: Verifier | None) -> Manifest:
         """Read a set's manifest and check that it is this set's and signed.

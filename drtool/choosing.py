@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from drtool.catalog import Catalog
@@ -41,7 +41,7 @@ def resolve(catalog: Catalog, text: str, now: datetime, emit: Emit) -> str:
     )
 
 
-def _latest(catalog: Catalog, known: Mapping[str, ObjectInfo], now: datetime, emit: Emit) -> str:
+def _latest(catalog: Catalog, known: dict[str, ObjectInfo], now: datetime, emit: Emit) -> str:
     passed: list[str] = []
     for set_id, info in reversed(known.items()):
         if not is_ahead(time_of(set_id), info.modified_at, now):

@@ -90,7 +90,7 @@ def pin(call: Call, set_id: str, reason: str, baseline: bool, instance: str | No
 
     app = call.app(instance)
     who = f"{getpass.getuser()} on {platform.node()}"
-    found = app.catalog.resolve(set_id)
+    found = app.resolve(set_id, app.catalog)
     made = [
         keep(catalog, found, reason=reason, by=who, clock=app.clock, baseline=baseline)
         for catalog in _catalogs(app)
@@ -109,7 +109,7 @@ def unpin(call: Call, set_id: str, instance: str | None) -> None:
     from drtool.report_prune import unpin_text
 
     app = call.app(instance)
-    found = app.catalog.resolve(set_id)
+    found = app.resolve(set_id, app.catalog)
     were = [let_go(catalog, found) for catalog in _catalogs(app)]
     was = next(filter(None, were), None)
     call.ui.result({"set_id": found, "pin": was}, unpin_text(found, was))

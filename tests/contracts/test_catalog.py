@@ -8,13 +8,15 @@ import zlib
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any, BinaryIO, Literal, cast
 
 import pytest
 
 from drtool.catalog import MANIFEST, SIGNATURE, BackupSet, Catalog, volume_name
+from drtool.choosing import resolve
 from drtool.copy import copy
-from drtool.core.model import Archive, Finding, IndexedMember, Manifest, render_manifest
+from drtool.core.model import Archive, Finding, IndexedMember, Manifest, new_set_id, render_manifest
 from drtool.errors import (
     FormatTooNew,
     ObjectMissing,
@@ -25,12 +27,13 @@ from drtool.errors import (
     StoreError,
     StoreTransient,
 )
-from drtool.events import ignore
+from drtool.events import Event, Noticed, ignore
 from drtool.stores import ObjectInfo, Store
 from drtool.stores.faults import Crash, FaultyStore
 from drtool.stores.memory import MemoryStore
 from drtool.streams import parse_recipients
 from tests import sets
+from tests.lives import DatedStore
 
 RED = Finding("dump", "the dump is cut off", severity="red")
 FIRST, SECOND, THIRD = sets.SET_ID, "20260113T101112Z-aaaa", sets.LATER_SET_ID
@@ -59,6 +62,11 @@ def small(store: Store) -> sets.Committed:
     return sets.commit(store, archives={"application": sets.tar_of({"a": b"b"})})
 
 
+def found_in(catalog: Catalog, text: str) -> str:
+    """The set that is meant, long after all of these were taken."""
+    return resolve(catalog, text, sets.NIGHT + timedelta(days=100), ignore)
+
+
 # -- which sets there are --------------------------------------------------------------------------------------------
 
 
@@ -81,13 +89,13 @@ def test_an_empty_store_has_no_sets() -> None:
     ],
 )
 def test_a_set_is_found_by_name_by_its_beginning_or_as_the_latest(several: Catalog, text: str, found: str) -> None:
-    assert several.resolve(text) == found
+    assert found_in(several, text) == found
 
 
 @pytest.mark.parametrize("text", ["2026", "20260113"])
 def test_a_beginning_that_fits_several_sets_names_them(several: Catalog, text: str) -> None:
     with pytest.raises(SetMissing, match=FIRST) as caught:
-        several.resolve(text)
+        found_in(several, text)
     assert SECOND in str(caught.value)
     assert caught.value.hint
 
@@ -95,14 +103,62 @@ def test_a_beginning_that_fits_several_sets_names_them(several: Catalog, text: s
 @pytest.mark.parametrize("text", ["", "2027", "LATEST", "20260301T000000Z-0000", "0113", "*", "../gitlab-eu"])
 def test_what_fits_no_set_is_missing(several: Catalog, text: str) -> None:
     with pytest.raises(SetMissing, match="no backup set") as caught:
-        several.resolve(text)
+        found_in(several, text)
     assert caught.value.hint
 
 
 def test_the_latest_of_no_sets_is_missing() -> None:
     with pytest.raises(SetMissing, match="no backup set of gitlab in memory") as caught:
-        Catalog(MemoryStore(), "gitlab").resolve("latest")
+        found_in(Catalog(MemoryStore(), "gitlab"), "latest")
     assert "drtool backup" in caught.value.hint
+
+
+def lived(*nights: int) -> Catalog:
+    """A store that had each set half an hour after the time in its name; night 0 is the first."""
+    catalog = Catalog(DatedStore(MemoryStore()), "gitlab")
+    for night in nights:
+        catalog.put_bytes(catalog.key(new_set_id(sets.NIGHT + timedelta(days=night), "0000"), MANIFEST), b"{}")
+    return catalog
+
+
+def test_the_latest_is_never_dated_in_the_future_and_who_is_passed_over_is_told() -> None:
+    catalog = lived(0, 1, 365, 366)
+    seen: list[Event] = []
+
+    found = resolve(catalog, "latest", sets.NIGHT + timedelta(days=1), seen.append)
+
+    first, latest, *_, newest = catalog.set_ids()
+    assert found == latest
+    assert [event.code for event in seen if isinstance(event, Noticed)] == ["future-set"]
+    assert newest in str(seen[0]) and "1 more" in str(seen[0])
+    assert resolve(catalog, newest, sets.NIGHT, ignore) == newest  # whoever names one, means it
+    assert resolve(catalog, first[:-1], sets.NIGHT, ignore) == first
+
+
+def test_a_set_that_the_store_had_before_its_own_time_is_never_the_latest() -> None:
+    """The clock of its host was a year ahead, and a year is over: it is still not of that day."""
+    catalog = lived(0, 365)
+    store = cast(DatedStore, catalog.store)
+    store.moved[catalog.set_ids()[-1]] = -timedelta(days=365)
+
+    assert resolve(catalog, "latest", sets.NIGHT + timedelta(days=400), ignore) == catalog.set_ids()[0]
+
+
+@pytest.mark.parametrize(("ahead", "counts"), [(timedelta(hours=1), True), (timedelta(hours=1, seconds=1), False)])
+def test_clocks_may_differ_by_an_hour_before_a_set_is_of_the_future(ahead: timedelta, counts: bool) -> None:
+    catalog = lived(0, 1)
+
+    found = resolve(catalog, "latest", sets.NIGHT + timedelta(days=1) - ahead, ignore)
+
+    assert (found == catalog.set_ids()[-1]) is counts
+
+
+def test_where_all_sets_are_dated_in_the_future_none_is_the_latest_and_the_clock_is_told() -> None:
+    catalog = lived(1, 2)
+
+    with pytest.raises(SetMissing, match=f"in the future: {catalog.set_ids()[-1]} and 1 more") as caught:
+        resolve(catalog, "latest", sets.NIGHT, ignore)
+    assert "2026-01-13 03:15 UTC" in caught.value.hint and "name the set" in caught.value.hint
 
 
 # -- committing ------------------------------------------------------------------------------------------------------
@@ -374,7 +430,7 @@ def test_red_set_is_kept_and_is_no_set() -> None:
     good.catalog.commit(red, good.keys.signer)
     assert good.catalog.set_ids() == [sets.SET_ID]
     assert good.catalog.recorded() == ([sets.SET_ID], [sets.LATER_SET_ID])
-    assert good.catalog.resolve("latest") == sets.SET_ID
+    assert found_in(good.catalog, "latest") == sets.SET_ID
     assert not good.catalog.is_committed(sets.LATER_SET_ID)
     assert good.catalog.is_rejected(sets.LATER_SET_ID)
     assert good.catalog.read_manifest(sets.LATER_SET_ID, good.keys.verifier) == red
@@ -385,9 +441,9 @@ def test_red_set_is_found_by_its_whole_name_alone() -> None:
     good.catalog.commit(
         replace(good.manifest, set_id=sets.LATER_SET_ID, verdict="red", findings=(RED,)), good.keys.signer
     )
-    assert good.catalog.resolve(sets.LATER_SET_ID) == sets.LATER_SET_ID
+    assert found_in(good.catalog, sets.LATER_SET_ID) == sets.LATER_SET_ID
     with pytest.raises(SetMissing):
-        good.catalog.resolve(sets.LATER_SET_ID[:-2])
+        found_in(good.catalog, sets.LATER_SET_ID[:-2])
 
 
 def test_red_manifest_under_the_name_of_a_commit_is_refused() -> None:

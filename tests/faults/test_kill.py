@@ -122,7 +122,7 @@ def _kill_backups(site: Site, moments: random.Random) -> int:
 
 def _kill_restores(site: Site, moments: random.Random) -> int:
     _finish(("backup", "--config", str(site.config)))
-    set_id = site.app.catalog.resolve("latest")
+    set_id = site.app.resolve("latest", site.app.catalog)
     seconds, killed = 0.0, 0
     for number in range(KILLS + 1):
         place, state = site.base / f"target-{number}", site.base / f"target-{number}-state"
