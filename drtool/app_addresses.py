@@ -50,8 +50,9 @@ class Bench:
 def address_table(app: App, name: str) -> AnyAddressTable:
     """The table of an address. Raises ConfigError."""
     if name not in app.config.address:
-        listed = ", ".join(app.config.address) or "none"
-        raise ConfigError(f"{app.path}: there is no [address.{name}]", hint=f"There is: {listed}.")
+        listed = ", ".join(app.config.address)
+        hint = f"There is: {listed}." if listed else "README shows how to describe one."
+        raise ConfigError(f"{app.path}: there is no [address.{name}]", hint=hint)
     return app.config.address[name]
 
 

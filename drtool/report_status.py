@@ -82,7 +82,10 @@ def _next(standing: Standing) -> str:
 
 
 def _length(duration: timedelta) -> str:
-    minutes = round(duration.total_seconds() / 60)
+    seconds = round(duration.total_seconds())
+    if seconds < 120:
+        return f"{seconds} s"
+    minutes = round(seconds / 60)
     if minutes < 120:
         return f"{minutes} min"
     hours = round(minutes / 60)

@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 from drtool.core.history import KnownSet
 from drtool.core.model import new_set_id
 from drtool.core.policy import Objectives
-from drtool.core.situation import Situation, StoreSeen
+from drtool.core.situation import Done, Situation, StoreSeen
 from drtool.core.standing import Promises, judge
 from drtool.errors import ConfigError
 from drtool.metrics import registry_of, write_metrics
@@ -109,3 +109,13 @@ def test_where_nothing_is_promised_the_text_says_so() -> None:
     standing = judge(Situation("gitlab", StoreSeen("main", (known,))), Promises(), NOW)
     assert standing.exit_status == 0
     assert status_text([standing]).splitlines()[-1] == NOTHING
+
+
+@pytest.mark.parametrize(
+    ("took", "told"), [(9, "9 s"), (119, "119 s"), (600, "10 min"), (9000, "2 h"), (400000, "5 days")]
+)
+def test_how_long_a_restore_took_is_never_told_as_nothing(took: int, told: str) -> None:
+    situation = Situation(
+        "gitlab", StoreSeen("main"), restore=Done(NOW, "20260101T000000Z-0000", timedelta(seconds=took))
+    )
+    assert f"last measured restore: {told}," in status_text([judge(situation, Promises(), NOW)])
