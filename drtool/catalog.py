@@ -35,6 +35,7 @@ from drtool.errors import (
 )
 from drtool.layout import MANIFEST as MANIFEST
 from drtool.layout import PIN as PIN
+from drtool.layout import PIN_SIGNATURE as PIN_SIGNATURE
 from drtool.layout import REJECTED as REJECTED
 from drtool.layout import SIGNATURE as SIGNATURE
 from drtool.layout import TOMBSTONE as TOMBSTONE

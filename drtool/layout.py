@@ -2,7 +2,8 @@
 
 <instance>/sets/<set_id>/application-0000.tar.age …  config-0000.tar.age  index.age  census.age
 <instance>/sets/<set_id>/manifest.json.sig, then manifest.json: the commit; rejected.json(.sig) in its place: a red set
-<instance>/sets/<set_id>/pin: it stays for ever; deleting, the tombstone: it is being removed, and no set any more
+<instance>/sets/<set_id>/pin, and pin.sig: it stays for ever
+<instance>/sets/<set_id>/deleting, the tombstone: it is being removed, and no set any more
 <instance>/receipts/<run_id>.json and .sig
 <instance>/lease/…: who is at work, see ``lease``
 """
@@ -25,6 +26,7 @@ MANIFEST = "manifest.json"
 SIGNATURE = "manifest.json.sig"
 REJECTED = "rejected.json"
 PIN = "pin"
+PIN_SIGNATURE = "pin.sig"
 TOMBSTONE = "deleting"
 _SIGNATURE = ".sig"
 _SMALL = 64 << 20  # a manifest names volumes, not members: 64 MiB of it would be half a million volumes
@@ -110,6 +112,10 @@ class Layout:
     def is_being_removed(self, set_id: str) -> bool:
         """Tell whether the set has a tombstone."""
         return self._is_there(self.key(set_id, TOMBSTONE))
+
+    def is_pinned(self, set_id: str) -> bool:
+        """Tell whether the set has a pin, whatever it says."""
+        return self._is_there(self.key(set_id, PIN))
 
     def is_rejected(self, set_id: str) -> bool:
         """Tell whether the set was judged red, and a record of that is there."""

@@ -17,13 +17,21 @@ from drtool.catalog import TOMBSTONE, BackupSet, Catalog
 from drtool.clock import Clock
 from drtool.core.model import Manifest
 from drtool.core.policy import Retention
-from drtool.errors import DrtoolError, SetDamaged, SetMissing, SignatureInvalid, StoreAccessDenied, StoreError
+from drtool.errors import (
+    ConfigError,
+    DrtoolError,
+    SetDamaged,
+    SetMissing,
+    SignatureInvalid,
+    StoreAccessDenied,
+    StoreError,
+)
 from drtool.events import Emit, Noticed, Progress
 from drtool.locking import Extended, extend_locks
 from drtool.marks import Pin, pinned, read_pin, remove_pin, remove_tombstone, write_pin, write_tombstone
 from drtool.phases import phase
 from drtool.prune_plan import PrunePlan, Removal, plan_prune
-from drtool.signing import Verifier
+from drtool.signing import Signer, Verifier
 
 
 class RemovalRefused(StoreAccessDenied):
@@ -92,21 +100,41 @@ def prune(
     return Pruned(plan, False, gone, freed, (*problems, *extended.problems), extended.locked)
 
 
-def pin(catalog: Catalog, set_id: str, *, reason: str, by: str, clock: Clock, baseline: bool = False) -> Pin:
-    """Keep a set for ever, until ``unpin``. ``set_id`` is whole. Raises SetMissing, StoreError."""
+def pin(
+    catalog: Catalog,
+    set_id: str,
+    *,
+    reason: str,
+    by: str,
+    clock: Clock,
+    signer: Signer | None = None,
+    baseline: bool = False,
+) -> Pin:
+    """Keep a set for ever, until ``unpin``. ``set_id`` is whole. Raises SetMissing, StoreError.
+
+    ConfigError for a ``baseline`` without a key to sign with: it would count for nothing.
+    """
+    if baseline and signer is None:
+        raise ConfigError(
+            "--baseline needs signing_key: who can only write to the store must not thaw a prune",
+            hint="Pin it on a host that signs, or let `drtool init` make a key and put its public half into "
+            "trusted_signers.",
+        )
     made = Pin(set_id, reason, by, clock.now(), baseline)
-    write_pin(catalog, made)
+    write_pin(catalog, made, signer)
     return made
 
 
-def unpin(catalog: Catalog, set_id: str) -> Pin | None:
+def unpin(catalog: Catalog, set_id: str, verifier: Verifier) -> Pin | None:
     """Let retention decide over a set again; return the pin that it had. Raises StoreError."""
-    return remove_pin(catalog, set_id)
+    was = read_pin(catalog, set_id, verifier)
+    remove_pin(catalog, set_id)
+    return was
 
 
-def list_pins(catalog: Catalog) -> list[Pin]:
+def list_pins(catalog: Catalog, verifier: Verifier) -> list[Pin]:
     """Every pin, the oldest set's first."""
-    return pinned(catalog)
+    return pinned(catalog, verifier)
 
 
 def _withdraw(catalog: Catalog, set_ids: Sequence[str]) -> list[RemovalRefused]:
@@ -147,7 +175,7 @@ def _remove(catalog: Catalog, removal: Removal, clock: Clock, emit: Emit) -> boo
     """Take one set away, unless it was pinned meanwhile. Raises RemovalRefused."""
     if not removal.begun:
         write_tombstone(catalog, removal.set_id, clock.now(), "; ".join(removal.reasons))
-    if read_pin(catalog, removal.set_id):  # looked for after the tombstone is there: a pin looks for that afterwards
+    if catalog.is_pinned(removal.set_id):  # looked for after the tombstone is there: a pin looks for that afterwards
         remove_tombstone(catalog, removal.set_id)
         emit(Noticed("pinned-meanwhile", f"{removal.set_id} was pinned while this prune ran, and stays"))
         return False

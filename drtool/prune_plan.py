@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 
-from drtool.catalog import MANIFEST, PIN, REJECTED, SIGNATURE, TOMBSTONE, Catalog
+from drtool.catalog import MANIFEST, PIN, PIN_SIGNATURE, REJECTED, SIGNATURE, TOMBSTONE, Catalog
 from drtool.clock import Clock
 from drtool.core.history import KnownSet, State
 from drtool.core.model import Manifest, is_set_id, time_of
@@ -22,7 +22,8 @@ from drtool.stores import ObjectInfo
 
 _RECORDS = (REJECTED, MANIFEST, f"{REJECTED}.sig", SIGNATURE)
 """What commits a set, in the order in which it goes: without its signature a manifest would name nothing any more."""
-_CONTROL = (*_RECORDS, TOMBSTONE, PIN)
+_LEFT = (*_RECORDS, PIN_SIGNATURE)  # a pin's signature may outlive it: a crash, and nothing that anybody goes by
+_CONTROL = (*_LEFT, TOMBSTONE, PIN)
 _READ_AT_ONCE = 16
 
 
@@ -44,7 +45,8 @@ class PrunePlan:
 
     ``withdrawn`` are sets that stay and have a tombstone, which goes. ``unfinished`` folders have no manifest: a backup
     is running, or died; nothing in them is named by anybody, so nothing is touched. Nor are the keys in ``foreign``,
-    nor the sets whose manifest is not believed, about which ``doubts`` says why.
+    nor the sets whose manifest is not believed, about which ``doubts`` says why. ``no_baselines`` says of pins that
+    claim to be one why they do not count.
     """
 
     instance: str
@@ -55,6 +57,7 @@ class PrunePlan:
     unfinished: tuple[str, ...]
     foreign: tuple[str, ...]
     doubts: tuple[str, ...]
+    no_baselines: tuple[str, ...] = ()
 
 
 def plan_prune(
@@ -87,6 +90,7 @@ def plan_prune(
         unfinished=tuple(each.set_id for each in folders if not each.is_recorded and each.objects.keys() - {*_CONTROL}),
         foreign=tuple(key for each in folders if each.manifest for key in _foreign(each)),
         doubts=tuple(each.doubt for each in folders if each.doubt),
+        no_baselines=tuple(each.no_baseline for each in known if each.no_baseline),
     )
 
 
@@ -118,7 +122,7 @@ def _look(
         folders = [*threads.map(partial(_open, catalog, verifier), _folders(catalog).items())]
     whole = [each for each in folders if each.is_recorded and not each.is_half_gone]
     proofs = weigh(catalog, {each.set_id: each.manifest for each in whole if each.manifest}, verifier, emit)
-    return folders, [_known(catalog, each, proofs.get(each.set_id), locked_for) for each in whole]
+    return folders, [_known(catalog, each, proofs.get(each.set_id), verifier, locked_for) for each in whole]
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,10 +176,12 @@ def _open(catalog: Catalog, verifier: Verifier, found: tuple[str, Mapping[str, O
     return _Folder(set_id, objects, manifest)
 
 
-def _known(catalog: Catalog, folder: _Folder, proof: Proof | None, locked_for: timedelta | None) -> KnownSet:
+def _known(
+    catalog: Catalog, folder: _Folder, proof: Proof | None, verifier: Verifier, locked_for: timedelta | None
+) -> KnownSet:
     manifest = folder.manifest
     stored_at = folder.objects[MANIFEST if MANIFEST in folder.objects else REJECTED].modified_at
-    found = read_pin(catalog, folder.set_id) if PIN in folder.objects else None
+    found = read_pin(catalog, folder.set_id, verifier) if PIN in folder.objects else None
     text = f"{found.reason} ({found.by})" if found else "" if PIN in folder.objects else None
     return KnownSet(
         set_id=folder.set_id,
@@ -186,6 +192,7 @@ def _known(catalog: Catalog, folder: _Folder, proof: Proof | None, locked_for: t
         contents=manifest.contents if manifest else (),
         pin=text,
         baseline=bool(found and found.baseline),
+        no_baseline=found.doubt if found else "",
         locked_until=stored_at + locked_for if locked_for else None,
     )
 
@@ -205,7 +212,7 @@ def _removal(folder: _Folder, reasons: tuple[str, ...]) -> Removal:
         set_id=folder.set_id,
         reasons=reasons,
         volumes=tuple(info.key for info in gone),
-        records=tuple(folder.objects[name].key for name in _RECORDS if name in folder.objects),
+        records=tuple(folder.objects[name].key for name in _LEFT if name in folder.objects),
         size=sum(info.size for info in gone),
         begun=folder.is_half_gone,
     )

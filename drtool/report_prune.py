@@ -38,12 +38,13 @@ def pins_text(pins: Sequence[Pin]) -> str:
             pin.set_id,
             time_text(pin.at) if pin.at else "?",
             pin.by,
-            "baseline" if pin.baseline else "",
+            "baseline" if pin.baseline else "no baseline" if pin.doubt else "",
             pin.reason,
         )
         for pin in pins
     ]
-    return table(cells, ("SET", "PINNED", "BY", "", "REASON"))
+    doubts = [f"{mark('warn')}    says baseline, and does not count: {pin.doubt}" for pin in pins if pin.doubt]
+    return "\n".join([table(cells, ("SET", "PINNED", "BY", "", "REASON")), *doubts])
 
 
 def pin_text(pin: Pin) -> str:
@@ -80,6 +81,7 @@ def _sets(count: int) -> str:
 def _notes(plan: PrunePlan) -> list[str]:
     lines = [f"{mark('warn')}    {set_id} stays, a tombstone on it did not count" for set_id in plan.withdrawn]
     lines += [f"{mark('warn')}    left alone: {doubt}" for doubt in plan.doubts]
+    lines += [f"{mark('warn')}    says baseline, and does not count: {doubt}" for doubt in plan.no_baselines]
     if plan.unfinished:
         lines.append(
             f"{mark('warn')}    no manifest, left alone: {_some(plan.unfinished)}: a backup is running, or died"

@@ -90,11 +90,11 @@ def pin(call: Call, set_id: str, reason: str, baseline: bool, instance: str | No
 
     app = call.app(instance)
     who = f"{getpass.getuser()} on {platform.node()}"
-    found = app.resolve(set_id, app.catalog)
+    found = _find(app, set_id)
+    holding = [catalog for catalog in _catalogs(app) if catalog.is_committed(found) or catalog.is_rejected(found)]
     made = [
-        keep(catalog, found, reason=reason, by=who, clock=app.clock, baseline=baseline)
-        for catalog in _catalogs(app)
-        if catalog is app.catalog or catalog.is_committed(found)
+        keep(catalog, found, reason=reason, by=who, clock=app.clock, signer=app.signer, baseline=baseline)
+        for catalog in holding or [app.catalog]
     ]
     call.ui.result({**asdict(made[0]), "stores": len(made)}, pin_text(made[0]))
 
@@ -105,12 +105,16 @@ def pin(call: Call, set_id: str, reason: str, baseline: bool, instance: str | No
 @command
 def unpin(call: Call, set_id: str, instance: str | None) -> None:
     """Let the policy decide over a set again."""
+    from drtool.core.model import is_set_id
     from drtool.prune import unpin as let_go
     from drtool.report_prune import unpin_text
 
     app = call.app(instance)
-    found = app.resolve(set_id, app.catalog)
-    were = [let_go(catalog, found) for catalog in _catalogs(app)]
+    catalogs = _catalogs(app)
+    # By its whole name also one that is being removed: a pin and a tombstone must not hold each other for ever.
+    is_whole = is_set_id(set_id) and any(catalog.is_pinned(set_id) for catalog in catalogs)
+    found = set_id if is_whole else _find(app, set_id)
+    were = [let_go(catalog, found, app.verifier) for catalog in catalogs]
     was = next(filter(None, were), None)
     call.ui.result({"set_id": found, "pin": was}, unpin_text(found, was))
 
@@ -123,8 +127,24 @@ def pins(call: Call, instance: str | None) -> None:
     from drtool.prune import list_pins
     from drtool.report_prune import pins_text
 
-    found = list_pins(call.app(instance).catalog)
+    app = call.app(instance)
+    found = list_pins(app.catalog, app.verifier)
     call.ui.result({"pins": found}, pins_text(found))
+
+
+def _find(app: App, text: str) -> str:
+    """What is meant, by the instance's own store; by its whole name also a set that only a copy has."""
+    from drtool.core.model import is_set_id
+    from drtool.errors import SetMissing
+
+    try:
+        return app.resolve(text, app.catalog)
+    except SetMissing:
+        if is_set_id(text):
+            for catalog in _catalogs(app)[1:]:
+                if catalog.is_committed(text) or catalog.is_rejected(text):
+                    return app.resolve(text, catalog)
+        raise
 
 
 def _catalogs(app: App) -> list[Catalog]:

@@ -24,6 +24,7 @@ class KnownSet:
 
     ``size`` is what it takes in the store. ``base`` is the set that it is an increment of. ``pin`` is the text of its
     pin, None without one; a ``baseline`` is a pin that says: this set is as it should be, compare with it.
+    ``no_baseline`` is why a pin that says so does not count as one.
     """
 
     set_id: str
@@ -36,6 +37,7 @@ class KnownSet:
     pin: str | None = None
     baseline: bool = False
     locked_until: datetime | None = None
+    no_baseline: str = ""
 
 
 def is_early(known: KnownSet, now: datetime) -> bool:

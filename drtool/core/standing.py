@@ -325,6 +325,9 @@ def _bad_sets(store: StoreSeen, restorable: Sequence[KnownSet], now: datetime) -
             yield _amber("red", f"{each.set_id} is red", f"`drtool show {each.set_id}` says why.")
         elif is_early(each, now):
             yield _amber("future", f"{each.set_id} is dated in the future", "A clock was wrong when it was taken.")
+        if each.no_baseline:
+            told = f"says baseline, and does not count: {each.no_baseline}"
+            yield _amber("baseline", told, "Find out who pinned it, and `drtool unpin` it.")
     if newest and newest.set_id in store.amber:
         yield _amber("amber", f"{newest.set_id} is amber", f"`drtool show {newest.set_id}` says why.")
     for doubt in store.doubts:

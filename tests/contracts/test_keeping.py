@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -12,6 +13,7 @@ import pytest
 
 from drtool.catalog import Catalog
 from drtool.core.model import new_set_id
+from drtool.marks import write_tombstone
 from drtool.stores.local import LocalStore
 from tests import sets
 from tests.lives import write_receipt
@@ -47,6 +49,12 @@ class Kept:
 
     def drtool(self, *arguments: str) -> Ran:
         return drtool(*arguments, "--config", self.base / "drtool.toml")
+
+    def sign(self) -> None:
+        """Let the configuration name the signing key."""
+        path = self.base / "drtool.toml"
+        key = f'signing_key = "{sets.keys().signer.key}"\nstore = "main"\n'
+        path.write_text(path.read_text().replace('store = "main"\n', key, 1))
 
     def configure(self, more: str = COPIES) -> None:
         (self.base / "drtool.toml").write_text(CONFIG.format(public_key=sets.keys().public_key, more=more))
@@ -112,6 +120,25 @@ def test_a_pinned_set_stays_in_every_store_until_it_is_unpinned(kept: Kept) -> N
     assert kept.catalog().set_ids() == kept.catalog("copy").set_ids() == kept.sets[3:]
 
 
+def test_a_set_that_only_a_copy_has_is_pinned_and_unpinned_by_its_whole_name(kept: Kept) -> None:
+    lost = kept.sets[1]
+    shutil.rmtree(kept.base / "main/gitlab/sets" / lost)
+
+    assert kept.drtool("pin", lost[:-1], "--reason", "what is left").status == 14
+    assert kept.drtool("pin", lost, "--reason", "what is left", "--json").last["stores"] == 1
+    assert kept.catalog("copy").is_pinned(lost)
+    assert "it was for: what is left" in kept.drtool("unpin", lost).stdout
+    assert not kept.catalog("copy").is_pinned(lost)
+
+
+def test_a_pin_beside_a_tombstone_can_be_taken_away(kept: Kept) -> None:
+    kept.drtool("pin", kept.sets[0], "--reason", "by somebody")
+    write_tombstone(kept.catalog(), kept.sets[0], datetime.now(UTC), "by somebody")
+
+    assert kept.drtool("unpin", kept.sets[0]).status == 0
+    assert not kept.catalog().is_pinned(kept.sets[0])
+
+
 def test_pin_of_no_set_and_pin_without_a_reason_are_refused(kept: Kept) -> None:
     assert kept.drtool("pin", "20000101", "--reason", "?").status == 14
     assert kept.drtool("pin", kept.sets[0]).status == 2
@@ -126,7 +153,13 @@ def test_a_frozen_prune_ends_with_22_and_a_baseline_thaws_it(kept: Kept) -> None
     assert "frozen, nothing is removed" in frozen.stdout
     assert kept.catalog().set_ids() == kept.sets
 
-    kept.drtool("pin", "latest", "--reason", "five copies were made at once", "--baseline")
+    words = ("pin", "latest", "--reason", "five copies were made at once", "--baseline")
+    refused = kept.drtool(*words)
+    assert (refused.status, kept.drtool("prune", "--quiet").status) == (3, 22)
+    assert "signing_key" in refused.stderr
+
+    kept.sign()
+    assert kept.drtool(*words).status == 0
     assert kept.drtool("prune").status == 0
     assert kept.catalog().set_ids() == kept.catalog("copy").set_ids() == kept.sets[3:]
 

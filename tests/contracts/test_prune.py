@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import io
+from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
 
-from drtool.catalog import MANIFEST, PIN, SIGNATURE, TOMBSTONE, Catalog
+from drtool.catalog import MANIFEST, PIN, PIN_SIGNATURE, SIGNATURE, TOMBSTONE, Catalog
 from drtool.choosing import resolve
 from drtool.copy import copy
 from drtool.core.policy import Retention
-from drtool.errors import ObjectExists, SetDamaged, SetMissing, StoreAccessDenied
+from drtool.errors import ConfigError, ObjectExists, SetDamaged, SetMissing, StoreAccessDenied
 from drtool.events import ignore
-from drtool.marks import write_tombstone
+from drtool.hosts.local import LocalRunner
+from drtool.marks import Pin, write_pin, write_tombstone
 from drtool.prune import RemovalRefused, list_pins, pin, unpin
 from drtool.report import list_rows
 from drtool.report_prune import pin_text, pins_text, pruned_text, unpin_text
+from drtool.signing import Verifier
 from drtool.stores.faults import FaultyStore
 from drtool.stores.memory import MemoryStore
 from tests import sets
-from tests.lives import DatedStore, clock, keys_of, live, make_red, run, set_id, write_receipt
+from tests.lives import DatedStore, clock, keys_of, live, make_red, run, set_id, verifier, write_receipt
 
 NIGHTS = range(4)
 
@@ -186,7 +189,15 @@ def test_a_frozen_prune_removes_nothing_and_says_why(catalog: Catalog) -> None:
 
     assert pruned.removed == () and pruned.plan.removals == ()
     assert "frozen" in pruned_text(pruned) and set_id(5) in pruned_text(pruned)
-    pin(catalog, set_id(4), reason="projects archived", by="root", clock=clock(5), baseline=True)
+    pin(
+        catalog,
+        set_id(4),
+        reason="projects archived",
+        by="root",
+        clock=clock(5),
+        signer=sets.keys().signer,
+        baseline=True,
+    )
     assert run(catalog, 5).removed == tuple(set_id(night) for night in NIGHTS)
 
 
@@ -345,10 +356,10 @@ def test_a_pinned_set_stays_until_it_is_unpinned(catalog: Catalog) -> None:
 
     assert pruned.removed == (set_id(1),)
     assert pruned.plan.decision.choices[0].reasons == ("pinned: before 18.0 (root@gitlab)",)
-    assert list_pins(catalog) == [made]
-    assert unpin(catalog, set_id(0)) == made
-    assert unpin(catalog, set_id(0)) is None
-    assert list_pins(catalog) == []
+    assert list_pins(catalog, verifier()) == [made]
+    assert unpin(catalog, set_id(0), verifier()) == made
+    assert unpin(catalog, set_id(0), verifier()) is None
+    assert list_pins(catalog, verifier()) == []
     assert run(catalog, 3).removed == (set_id(0),)
 
 
@@ -356,7 +367,119 @@ def test_a_pin_that_cannot_be_read_pins_all_the_same(catalog: Catalog) -> None:
     put(catalog, 0, PIN, b"\xff{")
 
     assert run(catalog, 3).removed == (set_id(1),)
-    assert [(found.set_id, found.baseline) for found in list_pins(catalog)] == [(set_id(0), False)]
+    assert [(found.set_id, found.baseline) for found in list_pins(catalog, verifier())] == [(set_id(0), False)]
+
+
+def shrunken() -> Catalog:
+    """Four good nights and two that hold next to nothing: the prune is frozen."""
+    catalog = live(NIGHTS)
+    for night in (4, 5):
+        shrunk = sets.commit(catalog.store, set_id=set_id(night), archives={"application": sets.tar_of({"a": b"b"})})
+        write_receipt(catalog, shrunk.manifest)
+    return catalog
+
+
+def as_baseline(night: int) -> Pin:
+    return Pin(set_id(night), "all is as it should be", "root", clock(5).now(), baseline=True)
+
+
+def sign_a_baseline(catalog: Catalog) -> None:
+    write_pin(catalog, as_baseline(4), sets.keys().signer)
+
+
+def forge_without_signature(catalog: Catalog) -> None:
+    write_pin(catalog, as_baseline(4), None)
+
+
+def forge_with_a_strangers_key(catalog: Catalog) -> None:
+    write_pin(catalog, as_baseline(4), sets.new_keys().signer)
+
+
+def forge_by_changing_the_words(catalog: Catalog) -> None:
+    write_pin(catalog, dataclasses.replace(as_baseline(4), baseline=False), sets.keys().signer)
+    key = catalog.key(set_id(4), PIN)
+    sets.replace(catalog.store, key, sets.content(catalog.store, key).replace(b"false", b"true"))
+
+
+def forge_from_another_set(catalog: Catalog) -> None:
+    write_pin(catalog, as_baseline(3), sets.keys().signer)
+    for name in (PIN, PIN_SIGNATURE):
+        put(catalog, 4, name, sets.content(catalog.store, catalog.key(set_id(3), name)))
+    unpin(catalog, set_id(3), verifier())
+
+
+def forge_from_another_instance(catalog: Catalog) -> None:
+    other = sets.commit(MemoryStore(), instance="gitlab-eu", set_id=set_id(4)).catalog
+    write_pin(other, as_baseline(4), sets.keys().signer)
+    for name in (PIN, PIN_SIGNATURE):
+        put(catalog, 4, name, sets.content(other.store, other.key(set_id(4), name)))
+
+
+def forge_by_storing_the_set_again(catalog: Catalog) -> None:
+    """Its date in the store is what a flood of sets is counted from."""
+    write_pin(catalog, as_baseline(4), sets.keys().signer)
+    dated(catalog).moved[set_id(4)] = timedelta(days=3)
+
+
+@pytest.mark.parametrize(
+    "forge",
+    [
+        forge_without_signature,
+        forge_with_a_strangers_key,
+        forge_by_changing_the_words,
+        forge_from_another_set,
+        forge_from_another_instance,
+        forge_by_storing_the_set_again,
+    ],
+)
+def test_a_baseline_that_no_trusted_key_signed_pins_and_thaws_nothing_and_is_named(
+    forge: Callable[[Catalog], None],
+) -> None:
+    catalog = shrunken()
+    forge(catalog)
+
+    pruned = run(catalog, 5)
+    (found,) = list_pins(catalog, verifier())
+
+    assert pruned.removed == () and pruned.plan.decision.freeze
+    assert any(choice.reasons[0].startswith("pinned") for choice in pruned.plan.decision.choices)
+    assert not found.baseline and set_id(4) in found.doubt
+    assert pruned.plan.no_baselines == (found.doubt,)
+    assert found.doubt in pruned_text(pruned) and found.doubt in pins_text([found])
+
+
+def test_a_baseline_counts_by_the_signature_of_a_trusted_key_alone() -> None:
+    catalog = shrunken()
+    sign_a_baseline(catalog)
+
+    pruned = run(catalog, 5)
+
+    assert pruned.removed == tuple(set_id(night) for night in NIGHTS)
+    assert pruned.plan.no_baselines == pruned.plan.foreign == ()
+    assert "baseline" in pins_text(list_pins(catalog, verifier()))
+    no_longer = Verifier((sets.new_keys().public_key,), LocalRunner())
+    assert [found.baseline for found in list_pins(catalog, no_longer)] == [False]
+
+
+def test_a_baseline_without_a_key_to_sign_with_is_refused_before_anything_is_written(catalog: Catalog) -> None:
+    before = keys_of(catalog, 0)
+
+    with pytest.raises(ConfigError, match="signing_key") as caught:
+        pin(catalog, set_id(0), reason="?", by="root", clock=clock(3), baseline=True)
+    assert caught.value.hint
+    assert keys_of(catalog, 0) == before
+
+
+def test_a_pin_s_signature_goes_with_its_pin_and_with_its_set(catalog: Catalog) -> None:
+    before = keys_of(catalog, 0)
+    pin(catalog, set_id(0), reason="wait", by="root", clock=clock(3), signer=sets.keys().signer)
+    assert keys_of(catalog, 0) - before == {catalog.key(set_id(0), PIN), catalog.key(set_id(0), PIN_SIGNATURE)}
+    unpin(catalog, set_id(0), verifier())
+    assert keys_of(catalog, 0) == before
+
+    put(catalog, 0, PIN_SIGNATURE)  # as a crash leaves it
+    pruned = run(catalog, 3)
+    assert pruned.plan.foreign == () and keys_of(catalog, 0) == set()
 
 
 def test_what_is_no_set_or_none_for_long_cannot_be_pinned(catalog: Catalog) -> None:
@@ -366,7 +489,7 @@ def test_what_is_no_set_or_none_for_long_cannot_be_pinned(catalog: Catalog) -> N
     write_tombstone(catalog, set_id(0), sets.NIGHT, "no rule keeps it")
     with pytest.raises(SetMissing, match="being removed"):
         pin(catalog, set_id(0), reason="?", by="root", clock=clock(3))
-    assert list_pins(catalog) == []
+    assert list_pins(catalog, verifier()) == []
 
 
 def test_red_sets_can_be_pinned_as_evidence(catalog: Catalog) -> None:

@@ -333,7 +333,7 @@ def rob(life: Life) -> None:
     for number in range(140):  # and noise that nobody signed
         catalog.put_bytes(catalog.key(new_set_id(year.clock.now(), f"f{number:03x}"), MANIFEST), b"{}")
     forged = new_set_id(year.clock.now() - 2 * 13 * HOUR, f"{48:04x}")
-    write_pin(catalog, Pin(forged, "all is as it should be", "root", year.clock.now(), baseline=True))
+    write_pin(catalog, Pin(forged, "all is as it should be", "root", year.clock.now(), baseline=True), signer)
     for set_id in good[-5:]:  # cover the newest, hide the others
         for key in models[set_id]:
             store.put(key, io.BytesIO(year.chance.randbytes(500)))
