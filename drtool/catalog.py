@@ -342,5 +342,6 @@ class BackupSet:
     def _damaged(self, volume: Volume, what: str) -> SetDamaged:
         return SetDamaged(
             f"{self.catalog.key(self.manifest.set_id, volume.name)}: {what}",
-            hint="Use another set (`drtool list`), or another copy of this one.",
+            hint="Use another set (`drtool list`), or another copy of this one (`--store NAME`);"
+            f" `drtool copy {self.manifest.set_id} --from NAME --to NAME --mend` sends again what is not intact.",
         )

@@ -1,15 +1,19 @@
-"""A second copy of a set on another store: its stored bytes, as they are, so no identity is needed."""
+"""A second copy of a set on another store: its stored bytes, as they are, so no identity is needed.
+
+Any store may be the source, the instance's own as well as that of a copy: so a set comes back, or is mended.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import BinaryIO, cast
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import BinaryIO, Literal, cast
 
 from drtool.catalog import MANIFEST, BackupSet, Catalog
 from drtool.clock import Clock
 from drtool.core.model import Volume
-from drtool.errors import ObjectExists, SetDamaged, StoreError
+from drtool.errors import ObjectExists, SetDamaged, StoreAccessDenied, StoreError
 from drtool.events import Emit, Progress
 from drtool.phases import phase
 from drtool.stores import CopiesWithin, LocksObjects
@@ -20,7 +24,9 @@ from drtool.streams import Source, Tap
 class Copied:
     """A set that is complete on both stores.
 
-    ``sent`` volumes travelled, ``by_store`` were copied by the service itself; the others were there and intact.
+    ``sent`` volumes travelled, ``by_store`` were copied by the service itself; the others were there: each was read
+    and is intact, but for those of a set that ``was_there`` already and of which only sizes were ``looked_at``.
+    ``wrong`` says what of such a set was missing or not intact, and is right again.
     """
 
     set_id: str
@@ -29,55 +35,135 @@ class Copied:
     sent: int
     bytes_sent: int
     by_store: int = 0
+    was_there: bool = False
+    looked_at: Literal["sizes", "bytes"] = "bytes"
+    wrong: tuple[str, ...] = ()
 
 
-def copy(backup_set: BackupSet, to: Catalog, *, clock: Clock, emit: Emit) -> Copied:
+def copy(backup_set: BackupSet, to: Catalog, *, clock: Clock, emit: Emit, mend: bool = False) -> Copied:
     """Copy a set whose signature was checked; its manifest comes last, so half a copy is no set.
 
     Every byte's digest is compared with the manifest on its way; a volume that an interrupted copy left there is read
     and kept if it is intact. So is what the service copied by itself, where both stores are one account's: neither its
-    word nor its ETags are a digest. Whatever such a copy lacks, the bytes are sent after all. A set that is there
-    already, with this very manifest, is left alone. Raises SetDamaged naming the volume that is not what the manifest
-    says (the set does not become one there then), StoreError.
+    word nor its ETags are a digest. Whatever such a copy lacks, the bytes are sent after all. Of a set that is there
+    already, with this very manifest, the volumes that are missing or have another size are sent again; to ``mend`` it,
+    every volume is read there, and what is not intact is sent again. Raises SetDamaged naming the volume that is not
+    what the manifest says (the set does not become one there then), StoreAccessDenied for one that is wrong there and
+    cannot be replaced, StoreError.
     """
     backup_set.refuse_red()
     manifest = backup_set.manifest
     commit = backup_set.catalog.read_commit(manifest.set_id)
-    copied = BackupSet(to, manifest)
-    total = manifest.stored_size
-    done = sent = bytes_sent = by_store = 0
     with phase("copy", f"Copying {manifest.set_id} to {to.store.name}", clock, emit):
-        if not _is_there(to, manifest.set_id, commit):
-            to.remove_unfinished()  # none at once: another host may be copying this very set
-            for volume in manifest.volumes:
-                to.fence.check()
-                if _intact(copied, volume):
-                    pass
-                elif _copied_within(backup_set, volume, to) and _intact(copied, volume):
-                    _lock(to, manifest.set_id, volume)
-                    by_store += 1
-                else:
-                    _send(backup_set, volume, to)
-                    sent, bytes_sent = sent + 1, bytes_sent + volume.stored_size
-                done += volume.stored_size
-                emit(Progress("copy", done, total))
-            to.put_commit(manifest.set_id, commit)
-    return Copied(manifest.set_id, to.store.name, len(manifest.volumes), sent, bytes_sent, by_store)
+        unfit = _unfit_records(to, manifest.set_id, commit)
+        if unfit is not None:
+            work = _Work(backup_set, to, _locked_until(to, manifest.set_id, clock.now()))
+            return _mend(work, unfit, commit, emit, by_bytes=mend)
+        to.remove_unfinished()  # none at once: another host may be copying this very set
+        work, done = _Work(backup_set, to), 0
+        for volume in manifest.volumes:
+            to.fence.check()
+            if not _intact(work.copied, volume):
+                work.bring(volume)
+            done += volume.stored_size
+            emit(Progress("copy", done, manifest.stored_size))
+        to.put_commit(manifest.set_id, commit)
+    return work.result()
 
 
-def _is_there(to: Catalog, set_id: str, commit: Mapping[str, bytes]) -> bool:
+def _mend(work: _Work, unfit: list[str], commit: Mapping[str, bytes], emit: Emit, *, by_bytes: bool) -> Copied:
+    """Look at a set that is committed there, and bring what is not as its manifest says."""
+    to, manifest = work.copied.catalog, work.copied.manifest
+    found = _read_all(work.copied) if by_bytes else work.copied.look_at_volumes()
+    done, wrong = 0, []
+    for volume, problem in zip(manifest.volumes, found, strict=True):
+        to.fence.check()
+        if problem:
+            wrong.append(str(problem))
+            _replace(work, volume, problem)
+        done += volume.stored_size
+        emit(Progress("copy", done, manifest.stored_size))
+    if unfit:
+        to.put_commit(manifest.set_id, commit)
+    looked_at: Literal["sizes", "bytes"] = "bytes" if by_bytes else "sizes"
+    return replace(work.result(), was_there=True, looked_at=looked_at, wrong=(*wrong, *unfit))
+
+
+def _read_all(copied: BackupSet) -> Iterator[SetDamaged | None]:
+    for volume in copied.manifest.volumes:
+        try:
+            copied.check_stored(volume)
+        except SetDamaged as problem:
+            yield problem
+        else:
+            yield None
+
+
+def _replace(work: _Work, volume: Volume, wrong: SetDamaged) -> None:
+    try:
+        work.bring(volume)
+    except StoreAccessDenied as refused:
+        more = f"keep the set in one more store, `drtool copy {work.copied.manifest.set_id} --to NAME`"
+        raise StoreAccessDenied(
+            f"{wrong}; and it cannot be replaced: {refused}",
+            hint=f"What is locked stays as it is until the lock ends: {more}.",
+        ) from refused
+
+
+class _Work:
+    """Brings volumes into a store, and counts them. ``locked_until``: at least as long as the set's own records are."""
+
+    def __init__(self, backup_set: BackupSet, to: Catalog, locked_until: datetime | None = None) -> None:
+        self.copied = BackupSet(to, backup_set.manifest)
+        self._set, self._to = backup_set, to
+        self._locked_until = locked_until
+        self._sent: list[Volume] = []
+        self._by_store = 0
+
+    def bring(self, volume: Volume) -> None:
+        """Let the service copy it if it can and does it right; else send it."""
+        if _copied_within(self._set, volume, self._to) and _intact(self.copied, volume):
+            self._lock(volume, self._to.lock_until(self._set.manifest.set_id))
+            self._by_store += 1
+        else:
+            _send(self._set, volume, self._to)
+            self._sent.append(volume)
+        self._lock(volume, self._locked_until)
+
+    def result(self) -> Copied:
+        manifest, size = self._set.manifest, sum(volume.stored_size for volume in self._sent)
+        name, volumes = self._to.store.name, len(manifest.volumes)
+        return Copied(manifest.set_id, name, volumes, len(self._sent), size, self._by_store)
+
+    def _lock(self, volume: Volume, until: datetime | None) -> None:
+        """Lock what lies there: copies that a service made have no lock, whatever their originals have."""
+        if until and isinstance(self._to.store, LocksObjects):
+            self._to.store.extend_lock(self._to.key(self._set.manifest.set_id, volume.name), until)
+
+
+def _locked_until(to: Catalog, set_id: str, now: datetime) -> datetime | None:
+    """Until when the set's manifest is locked, whose lock stands for those of all its volumes. None: it is not."""
+    if not isinstance(to.store, LocksObjects) or to.store.capabilities.lock != "object":
+        return None
+    until = to.store.locked_until(to.key(set_id, MANIFEST))
+    return until if until and until > now else None
+
+
+def _unfit_records(to: Catalog, set_id: str, commit: Mapping[str, bytes]) -> list[str] | None:
+    """What is wrong with the records of the set that is there; None if there is none. Raises ObjectExists."""
     if to.is_being_removed(set_id):
         raise ObjectExists(
             f"{set_id} is being removed from {to.store.name}", hint="Prune there first, then copy again."
         )
     if not to.is_committed(set_id):
-        return False
-    if to.read_commit(set_id) != commit:
+        return None
+    there = to.read_commit(set_id)
+    if there[MANIFEST] != commit[MANIFEST]:
         raise ObjectExists(
             f"{to.key(set_id, MANIFEST)} in {to.store.name} is another set's, or was changed",
             hint="Verify both, and move the wrong one away.",
         )
-    return True
+    return [f"{to.key(set_id, name)}: is missing, or another" for name in commit if there.get(name) != commit[name]]
 
 
 def _intact(copied: BackupSet, volume: Volume) -> bool:
@@ -108,13 +194,6 @@ def _send(backup_set: BackupSet, volume: Volume, to: Catalog) -> None:
             size_hint=volume.stored_size,
             lock_until=to.lock_until(set_id),
         )
-
-
-def _lock(to: Catalog, set_id: str, volume: Volume) -> None:
-    """Lock what the service copied: its copies have no lock, whatever their originals have."""
-    until = to.lock_until(set_id)
-    if until and isinstance(to.store, LocksObjects):
-        to.store.extend_lock(to.key(set_id, volume.name), until)
 
 
 class _Proven(Source):

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from drtool import __version__
 from drtool.catalog import BackupSet, Catalog
 from drtool.clock import Clock
-from drtool.errors import ConfigError, ObjectMissing, SignatureInvalid, StoreError
+from drtool.errors import (
+    ConfigError,
+    DrtoolError,
+    ObjectiveBreached,
+    ObjectMissing,
+    SetDamaged,
+    SignatureInvalid,
+    StoreError,
+)
 from drtool.events import Emit, Noticed
 from drtool.signing import Signer, Verifier
-from drtool.verify import Level, Verdict, choose, verify
+from drtool.verify import Level, StoreVerdict, Verdict, choose, judge_age, verify
 
 _FORMAT = 1
 
@@ -53,6 +61,38 @@ def verify_on_record(backup_set: BackupSet, level: Level, office: RecordOffice, 
                 raise
             office.emit(Noticed("no-receipt", f"The verdict stands, its receipt was not stored: {problem}"))
     return verdict
+
+
+def verify_store(
+    store: str,
+    backup_set: BackupSet,
+    level: Level,
+    office: RecordOffice,
+    share: float | None = None,
+    oldest: timedelta | None = None,
+) -> StoreVerdict:
+    """Verify a set on the record, with its age if ``oldest`` is given. Raises what ``verify_on_record`` raises."""
+    damage = verify_on_record(backup_set, level, office, share)
+    verdict = damage if oldest is None else judge_age(damage, office.clock.now(), oldest)
+    bad = SetDamaged if damage.problems else ObjectiveBreached
+    return StoreVerdict(store, verdict, None, bad.exit_status if verdict.problems else 0, verdict.problems)
+
+
+def verify_stores(
+    stores: Mapping[str, Callable[[], BackupSet]],
+    level: Level,
+    office: RecordOffice,
+    share: float | None = None,
+    oldest: timedelta | None = None,
+) -> tuple[StoreVerdict, ...]:
+    """Verify what each store opens, in this order. What goes wrong in one is its own failure: the others are read."""
+    found = []
+    for store, open_set in stores.items():
+        try:
+            found.append(verify_store(store, open_set(), level, office, share, oldest))
+        except DrtoolError as problem:
+            found.append(StoreVerdict(store, None, problem, problem.exit_status, (str(problem),)))
+    return tuple(found)
 
 
 def last_read(backup_set: BackupSet, office: RecordOffice) -> dict[str, str]:

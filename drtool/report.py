@@ -23,13 +23,14 @@ from drtool.core.model import IndexedMember, Manifest
 from drtool.core.plan import PutBack, Restore, Send, Step
 from drtool.deep import Report as Tried
 from drtool.diff import Comparison
+from drtool.errors import ObjectiveBreached
 from drtool.extract import Extracted
 from drtool.initialise import Made
 from drtool.isolating import Isolation, Lifted
 from drtool.restore import Outcome as RestoreOutcome
 from drtool.restore import Prepared
 from drtool.ui import mark, seconds_text, size_text, table, time_text
-from drtool.verify import Verdict
+from drtool.verify import StoreVerdict, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -38,6 +39,8 @@ _READ_AT_ONCE = 16
 _FEW_WORDS = 5
 
 
+_NOT_BYTES = ("verdict", "age")
+"""Checks of a verification that another copy of the set fails as well."""
 _COUNTED = ("projects", "groups", "users", "refs", "rows")
 
 
@@ -143,11 +146,25 @@ def backup_text(outcome: BackupOutcome) -> str:
 
 
 def copied_text(copied: Copied) -> str:
+    if copied.was_there:
+        return _was_there_text(copied)
     if not copied.sent and not copied.by_store:
         return f"{copied.set_id} is complete in {copied.store}; nothing had to be sent"
     within = f"{copied.by_store} volumes by the store itself, read back; " if copied.by_store else ""
     sent = f"{copied.sent} volumes, {size_text(copied.bytes_sent)} sent"
     return f"{copied.set_id} copied to {copied.store}: {within}{sent}"
+
+
+def _was_there_text(copied: Copied) -> str:
+    """Claim no more than was looked at."""
+    looked = "all of it read" if copied.looked_at == "bytes" else "each volume there at its size; --mend reads them too"
+    if not copied.wrong:
+        return f"{copied.set_id} is in {copied.store} already, {looked}; nothing had to be sent"
+    within = f"{copied.by_store} volumes by the store itself, read back; " if copied.by_store else ""
+    lines = [
+        f"{copied.set_id} mended in {copied.store}: {within}{copied.sent} volumes, {size_text(copied.bytes_sent)} sent"
+    ]
+    return "\n".join([*lines, *(f"  was wrong: {each}" for each in copied.wrong)])
 
 
 def list_rows(catalog: Catalog) -> list[Row]:
@@ -223,6 +240,32 @@ def verdict_text(verdict: Verdict) -> str:
     lines = [f"{mark('bad')} {verdict.set_id}: {len(bad)} of {len(verdict.checks)} checks failed; {looked}"]
     lines += [f"  {check.name}: {problem}" for check in bad for problem in check.problems]
     return "\n".join([*lines, *notes])
+
+
+def store_verdicts_text(found: Sequence[StoreVerdict]) -> str:
+    """Each store under its name."""
+    return "\n\n".join(f"{each.store}\n{_store_verdict_text(each)}" for each in found)
+
+
+def _store_verdict_text(found: StoreVerdict) -> str:
+    if found.verdict:
+        return verdict_text(found.verdict)
+    assert found.error
+    hint = [f"        → {found.error.hint}"] if found.error.hint else []
+    return "\n".join([f"{mark('bad')}  {found.error}", *hint])
+
+
+def mending_text(found: Sequence[StoreVerdict], stores: Sequence[str]) -> str:
+    """For each damaged set the command that mends it, from a store that may hold it whole; empty if there is none."""
+    lines = []
+    for each in found:
+        if each.verdict is None or all(not check.problems or check.name in _NOT_BYTES for check in each.verdict.checks):
+            continue
+        no_better = {other.store for other in found if other.exit_status not in (0, ObjectiveBreached.exit_status)}
+        if sources := [name for name in stores if name not in {each.store, *no_better}]:
+            command = f"drtool copy {each.verdict.set_id} --from {sources[0]} --to {each.store} --mend"
+            lines.append(f"  → `{command}` sends again what is not intact.")
+    return "\n".join(lines)
 
 
 def fetched_text(paths: Iterable[Path]) -> str:

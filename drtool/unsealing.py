@@ -237,7 +237,9 @@ def _explain(failure: CommandFailed, what: str) -> DrtoolError:
         case Ended.REFUSED:
             return _refused(words)
         case Ended.OTHER_BYTES:
-            return SetDamaged(words, hint="Use another set (`drtool list`), or another copy of this one.")
+            return SetDamaged(
+                words, hint="Use another set (`drtool list`), or another copy of this one (`--store NAME`)."
+            )
         case Ended.NOT_UNSEALED if "no identity matched" in failure.stderr:
             return _wrong_identity(words)
         case Ended.NOT_UNSEALED:

@@ -14,7 +14,7 @@ from drtool.catalog import BackupSet
 from drtool.clock import Clock
 from drtool.contents import read_contents
 from drtool.core.model import Check, Finding, Volume, time_of
-from drtool.errors import SetDamaged, StoreError
+from drtool.errors import DrtoolError, ObjectiveBreached, SetDamaged, StoreError
 from drtool.events import Emit, Progress
 from drtool.phases import phase
 
@@ -41,6 +41,17 @@ class Verdict:
     bytes_read: int
     checks: tuple[Check, ...]
     findings: tuple[Finding, ...]
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StoreVerdict:
+    """What a store holds of a set: a verdict, or the error that kept it from one. ``problems`` are of either."""
+
+    store: str
+    verdict: Verdict | None
+    error: DrtoolError | None
+    exit_status: int
     problems: tuple[str, ...]
 
 
@@ -123,6 +134,15 @@ def judge_age(verdict: Verdict, now: datetime, oldest: timedelta) -> Verdict:
     elif age < -_CLOCKS_APART:
         late = (f"taken {age_text(-age)} in the future: a clock is wrong, and how old it is is not known",)
     return replace(verdict, checks=(*verdict.checks, Check("age", late)), problems=(*verdict.problems, *late))
+
+
+def worst(found: Iterable[StoreVerdict]) -> int:
+    """Damage before all else, then the first store that could not be judged, then a set that is too old, then 0."""
+    last = (0, ObjectiveBreached.exit_status)
+    bad = [each.exit_status for each in found if each.exit_status]
+    if SetDamaged.exit_status in bad:
+        return SetDamaged.exit_status
+    return next((status for status in bad if status not in last), max(bad, default=0))
 
 
 def age_text(age: timedelta) -> str:

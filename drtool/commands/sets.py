@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from drtool.invocation import IDENTITY, INSTANCE, STORE, UNSIGNED, Call, command
+
+if TYPE_CHECKING:
+    from drtool.app import App
+    from drtool.verify import StoreVerdict
 
 
 @click.command()
@@ -70,6 +75,8 @@ def show(call: Call, set_id: str, store: str | None, instance: str | None, unsig
 @click.option("--sample", metavar="PERCENT", help="Read this much of it, and the rest next time. For --level digest.")
 @click.option("--newer-than", metavar="AGE", help="Fail if the set is older than, say, 26h or 2d.")
 @click.option("--junit", type=click.Path(path_type=Path), help="Also write the result as JUnit XML, for CI.")
+@STORE
+@click.option("--every-store", is_flag=True, help="In the instance's own store and in those of its copies.")
 @IDENTITY
 @INSTANCE
 @UNSIGNED
@@ -81,6 +88,8 @@ def verify(
     sample: str | None,
     newer_than: str | None,
     junit: Path | None,
+    store: str | None,
+    every_store: bool,
     identities: tuple[Path, ...],
     instance: str | None,
     unsigned: bool,
@@ -90,44 +99,87 @@ def verify(
     present: every volume is there at its size. digest: every stored byte is read and compared; neither needs a
     private key. contents: everything is unsealed and judged as when it was made, and every secret is tried.
     """
-    from drtool.config import parse_age, parse_percent
-    from drtool.errors import ObjectiveBreached, SetDamaged
-    from drtool.receipts import verify_on_record
-    from drtool.report import verdict_text
-    from drtool.verify import judge_age
+    from functools import partial
 
+    from drtool.config import parse_age, parse_percent
+    from drtool.receipts import verify_store, verify_stores
+    from drtool.verify import worst
+
+    if store and every_store:
+        raise click.UsageError("Say one of --store and --every-store.")
     if sample and level != "digest":
         raise click.UsageError("--sample is for --level digest: to judge contents, all of them must be read.")
     share, oldest = parse_percent(sample) if sample else None, parse_age(newer_than) if newer_than else None
     app = call.app(instance)
     keys = app.identities(identities) if level == "contents" else ()
-    opened = app.open_set(set_id, identities=keys, unsigned=unsigned)
-    damage = verify_on_record(opened, level, app.record_office(signed=not unsigned), share)
-    verdict = damage if oldest is None else judge_age(damage, app.clock.now(), oldest)
+    open_set = partial(app.open_set, set_id, identities=keys, unsigned=unsigned)
+    office = app.record_office(signed=not unsigned)
+    if every_store:
+        opens = {name: partial(open_set, store=name) for name in app.store_names}
+        stores = verify_stores(opens, level, office, share, oldest)
+        found: object = {"set_id": _only_one(stores), "stores": stores, "exit_status": worst(stores)}
+    else:
+        stores = (verify_store(store or app.instance.store, open_set(store=store), level, office, share, oldest),)
+        found = stores[0].verdict
     if junit:
-        from drtool.junit import write_junit
+        _write_junit(junit, stores, app, every_store=every_store)
+    text = _verified_text(stores, app, every_store=every_store)
+    call.ui.result(found, text, bad=bool(worst(stores)))
+    sys.exit(worst(stores))
 
-        write_junit(junit, verdict, instance=app.instance.name, store=app.catalog.store.name)
-    call.ui.result(verdict, verdict_text(verdict), bad=bool(verdict.problems))
-    if verdict.problems:
-        sys.exit(SetDamaged.exit_status if damage.problems else ObjectiveBreached.exit_status)
+
+def _only_one(found: Sequence[StoreVerdict]) -> str | None:
+    """The set, if it is the same one in all stores."""
+    named = {each.verdict.set_id if each.verdict else None for each in found}
+    return named.pop() if len(named) == 1 else None
+
+
+def _verified_text(found: Sequence[StoreVerdict], app: App, *, every_store: bool) -> str:
+    from drtool.report import mending_text, store_verdicts_text, verdict_text
+
+    verdict = found[0].verdict
+    text = store_verdicts_text(found) if every_store or verdict is None else verdict_text(verdict)
+    return "\n".join(filter(None, (text, mending_text(found, app.store_names))))
+
+
+def _write_junit(path: Path, found: Sequence[StoreVerdict], app: App, *, every_store: bool) -> None:
+    from drtool.junit import render_junit, render_stores, write_junit
+
+    verdict = found[0].verdict
+    if every_store or verdict is None:
+        write_junit(path, render_stores(found, instance=app.instance.name))
+    else:
+        write_junit(path, render_junit(verdict, instance=app.instance.name, store=found[0].store))
 
 
 @click.command("copy")
 @click.argument("set_id", metavar="SET")
-@click.option("--to", "store", required=True, help="The name of a store of the configuration.")
+@click.option("--to", "target", metavar="NAME", required=True, help="A store of the configuration.")
+@click.option("--from", "source", metavar="NAME", help="Another one, which has the set (default: the instance's own).")
+@click.option("--mend", is_flag=True, help="If the set is there already: read it there, and send again what is wrong.")
 @INSTANCE
 @UNSIGNED
 @command
-def copy_command(call: Call, set_id: str, store: str, instance: str | None, unsigned: bool) -> None:
-    """Copy a set to another store, as it lies. Needs no private key."""
+def copy_command(
+    call: Call, set_id: str, target: str, source: str | None, mend: bool, instance: str | None, unsigned: bool
+) -> None:
+    """Copy a set to another store, as it lies. Needs no private key.
+
+    What is missing of a set that is there already, or has another size, is sent again.
+    """
     from drtool.copy import copy as copy_set
     from drtool.report import copied_text
 
     app = call.app(instance)
-    with app.leased(app.catalog_on(store), "a copy") as target:
-        copied = copy_set(app.open_set(set_id, unsigned=unsigned), target, clock=app.clock, emit=app.emit)
-    call.ui.result(copied, copied_text(copied))
+    if target == (source or app.instance.store):
+        raise click.UsageError(f"{target} is where the set is read from: say another one, --from or --to.")
+    with app.leased(app.catalog_on(target), "a copy") as there:
+        opened = app.open_set(set_id, store=source, unsigned=unsigned)
+        copied = copy_set(opened, there, clock=app.clock, emit=app.emit, mend=mend)
+    text = [copied_text(copied)]
+    if copied.wrong:  # what was found of it stands in receipts
+        text.append(f"`drtool verify {copied.set_id} --store {target}` puts on record that it is whole again.")
+    call.ui.result(copied, "\n".join(text))
 
 
 @click.command()

@@ -45,9 +45,9 @@ JOBS = (
     ),
     Job(
         "verify",
-        ("verify", "--newer-than", "26h"),
-        "Verification of GitLab's newest backup, every byte of it",
-        calendar="*-*-* 09:30:00",  # every one of them: retention counts no set that nobody read whole
+        ("verify", "--every-store", "--newer-than", "26h"),
+        "Verification of GitLab's newest backup, every byte of it, in every store",
+        calendar="*-*-* 09:30:00",  # every one of them: retention counts no set that nobody read whole in that store
         delay="1h",
         cron="30 9 * * *",
     ),

@@ -1,0 +1,222 @@
+"""Every command that reads reads any store of the configuration: on the worst day the first one is gone, or robbed."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from drtool.core.schedule import JOBS
+from drtool.errors import BucketMissing, ConfigError, Differs, ObjectiveBreached, SetDamaged, SetMissing
+from tests import sets
+from tests.two_stores import TwoStores, flip, lay_out, some_volume
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> TwoStores:
+    return lay_out(tmp_path)
+
+
+@pytest.fixture
+def robbed(two: TwoStores) -> tuple[TwoStores, str]:
+    """A set that is only in the copy: the first store is not there any more."""
+    taken = two.take()
+    assert two.drtool("copy", "latest", "--to", "copy").status == 0
+    shutil.rmtree(two.base / "main")
+    return two, taken.manifest.set_id
+
+
+# -- one store by its name -------------------------------------------------------------------------------------------
+
+
+def test_commands_that_read_read_the_store_that_is_named(robbed: tuple[TwoStores, str], tmp_path: Path) -> None:
+    two, set_id = robbed
+    commands = {
+        ("list",): "sets",
+        ("show", "latest"): "archives",
+        ("verify",): "checks",
+        ("verify", "--level", "present"): "checks",
+        ("fetch", set_id, "--into", str(tmp_path / "fetched")): "files",
+        ("extract", set_id, "--member", "uploads.tar.gz", "--to", str(tmp_path / "uploads")): "path",
+        ("diff", set_id, "latest"): "differences",
+    }
+
+    for command, field in commands.items():
+        assert two.drtool(*command).status == BucketMissing.exit_status, command
+        ran = two.drtool(*command, "--store", "copy", "--json")
+        assert ran.status == 0, ran.stdout
+        assert field in ran.last, command
+
+    assert (tmp_path / "fetched/application.tar").read_bytes() == sets.application()
+    assert (tmp_path / "uploads").stat().st_size == 20 << 10
+
+
+def test_the_other_set_of_a_comparison_is_of_the_same_store(two: TwoStores) -> None:
+    older, newer = two.take(days_ago=1), two.take(seed=1)
+    for each in (older, newer):
+        assert two.drtool("copy", each.manifest.set_id, "--to", "copy").status == 0
+    shutil.rmtree(two.base / "main")
+
+    ran = two.drtool("diff", older.manifest.set_id, newer.manifest.set_id, "--store", "copy", "--json")
+
+    assert ran.status == Differs.exit_status
+    assert (ran.last["first"], ran.last["second"]) == (older.manifest.set_id, newer.manifest.set_id)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("list",),
+        ("show", "latest"),
+        ("verify",),
+        ("fetch", "latest", "--into", "x"),
+        ("extract", "latest", "--list"),
+        ("diff", "latest", "local"),
+        ("restore", "latest", "--to", "local"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_a_store_that_is_not_configured_is_refused_with_those_that_are(
+    two: TwoStores, command: tuple[str, ...]
+) -> None:
+    ran = two.drtool(*command, "--store", "elsewhere")
+
+    assert ran.status == ConfigError.exit_status
+    assert "[store.elsewhere]" in ran.stderr and "main, copy" in ran.stderr
+
+
+def test_the_receipt_of_a_verification_lies_in_the_store_that_was_read(robbed: tuple[TwoStores, str]) -> None:
+    two, set_id = robbed
+
+    assert two.drtool("verify", "--store", "copy").status == 0
+
+    assert len(two.catalog("copy").receipts(f"verify-{set_id}-")) == 1
+
+
+# -- every store -----------------------------------------------------------------------------------------------------
+
+
+def test_every_store_is_verified_and_each_keeps_its_receipt(two: TwoStores) -> None:
+    set_id = two.take().manifest.set_id
+    assert two.drtool("copy", "latest", "--to", "copy").status == 0
+
+    ran = two.drtool("verify", "--every-store", "--newer-than", "1h", "--json")
+
+    assert (ran.status, ran.last["exit_status"], ran.last["set_id"]) == (0, 0, set_id)
+    assert [each["store"] for each in ran.last["stores"]] == ["main", "copy"]
+    assert [len(two.catalog(store).receipts("verify-")) for store in ("main", "copy")] == [1, 1]
+
+
+def test_damage_in_a_copy_is_the_end_of_it_and_the_command_that_mends_it_is_named(two: TwoStores) -> None:
+    taken = two.take()
+    set_id = taken.manifest.set_id
+    assert two.drtool("copy", "latest", "--to", "copy").status == 0
+    flip(two.path("copy", set_id, some_volume(taken).name))
+
+    ran = two.drtool("verify", "--every-store")
+
+    assert ran.status == SetDamaged.exit_status
+    assert some_volume(taken).name in ran.stdout
+    (mending,) = [line for line in ran.stdout.splitlines() if "--mend" in line]
+    words = mending.split("`")[1].split()
+    assert two.drtool(*words[1:]).status == 0
+    assert two.drtool("verify", "--every-store").status == 0
+
+
+def test_a_store_that_does_not_answer_is_a_failure_and_the_other_is_read_all_the_same(two: TwoStores) -> None:
+    set_id = two.take().manifest.set_id
+    assert two.drtool("copy", "latest", "--to", "copy").status == 0
+    shutil.rmtree(two.base / "main")
+
+    ran = two.drtool("verify", "--every-store", "--json")
+
+    main, copy = ran.last["stores"]
+    assert ran.status == main["exit_status"] == main["error"]["exit_status"] == BucketMissing.exit_status
+    assert main["verdict"] is None
+    assert (copy["exit_status"], copy["verdict"]["set_id"], copy["verdict"]["problems"]) == (0, set_id, [])
+    assert ran.last["set_id"] is None
+
+
+def test_a_copy_without_a_set_is_a_failure(two: TwoStores) -> None:
+    two.take()
+
+    ran = two.drtool("verify", "--every-store", "--json")
+
+    assert ran.status == SetMissing.exit_status
+    assert [each["exit_status"] for each in ran.last["stores"]] == [0, SetMissing.exit_status]
+
+
+def test_a_copy_that_stays_behind_is_too_old(two: TwoStores) -> None:
+    two.take(days_ago=3)
+    assert two.drtool("copy", "latest", "--to", "copy").status == 0
+    two.take(seed=1)
+
+    ran = two.drtool("verify", "--every-store", "--newer-than", "26h", "--json")
+
+    assert ran.status == ObjectiveBreached.exit_status
+    assert [each["exit_status"] for each in ran.last["stores"]] == [0, ObjectiveBreached.exit_status]
+
+
+def test_damage_is_worse_than_a_store_that_does_not_answer_and_that_worse_than_age(two: TwoStores) -> None:
+    taken = two.take(days_ago=3)
+    set_id = taken.manifest.set_id
+    assert two.drtool("copy", "latest", "--to", "copy").status == 0
+    command = ("verify", "--every-store", "--newer-than", "26h")
+
+    (two.base / "main").rename(two.base / "away")
+    assert two.drtool(*command).status == BucketMissing.exit_status
+    flip(two.path("copy", set_id, some_volume(taken).name))
+    assert two.drtool(*command).status == SetDamaged.exit_status
+
+
+def test_junit_has_a_case_for_every_store(two: TwoStores, tmp_path: Path) -> None:
+    taken = two.take()
+    assert two.drtool("copy", "latest", "--to", "copy").status == 0
+    report = tmp_path / "report.xml"
+
+    assert two.drtool("verify", "--every-store", "--junit", report).status == 0
+    good = ElementTree.parse(report).getroot()
+    assert [suite.get("failures") for suite in good] == ["0", "0"]
+
+    shutil.rmtree(two.base / "main")
+    flip(two.path("copy", taken.manifest.set_id, some_volume(taken).name))
+    two.drtool("verify", "--every-store", "--junit", report)
+
+    bad = ElementTree.parse(report).getroot()
+    failed = [
+        (case.get("classname"), case.get("name")) for case in bad.iter("testcase") if case.find("failure") is not None
+    ]
+    assert failed == [("gitlab.main", "store"), ("gitlab.copy.digest", some_volume(taken).name)]
+    for suites in (good, bad):
+        for suite in suites:
+            assert suite.get("tests") == str(len(suite.findall("testcase")))
+            assert suite.get("failures") == str(len(suite.findall("testcase/failure")))
+
+
+def test_one_store_and_every_store_contradict_each_other(two: TwoStores) -> None:
+    assert two.drtool("verify", "--every-store", "--store", "copy").status == 2
+
+
+# -- retention -------------------------------------------------------------------------------------------------------
+
+
+def test_after_nights_of_backup_copy_verify_and_prune_the_copy_keeps_no_more_than_the_first_store(
+    two: TwoStores,
+) -> None:
+    """What runs by itself at night, by the words of the timers; the backup is made up."""
+    (two.base / "policy.toml").write_text("[retention]\ndaily = 2\nminimum = 2\nsets_a_day = 50\n")
+    two.configure('policy = "policy.toml"')
+    verify = next(job for job in JOBS if job.name == "verify")
+
+    taken = []
+    for nights_ago in (3, 2, 1, 0):
+        taken.append(two.take(days_ago=nights_ago, seed=nights_ago).manifest.set_id)
+        assert two.drtool("copy", "latest", "--to", "copy").status == 0
+        late = two.drtool(*verify.words).status
+        assert late == (0 if nights_ago <= 1 else ObjectiveBreached.exit_status)
+        assert two.drtool("prune").status == 0
+
+    for store in ("main", "copy"):
+        assert two.catalog(store).set_ids() == taken[-2:]
