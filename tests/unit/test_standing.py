@@ -126,6 +126,25 @@ def test_every_other_problem_ends_with_its_own_status(situation: Situation, code
     assert standing.exit_status == status
 
 
+@pytest.mark.parametrize("place", [0, 1])
+def test_damage_in_any_store_is_told_with_the_command_that_mends_it_from_the_other(place: int) -> None:
+    damaged = (replace(NIGHTS[0], state="damaged"), *NIGHTS[1:])
+    stores = [StoreSeen(name, damaged if number == place else NIGHTS) for number, name in enumerate(("main", "copy"))]
+
+    standing = judge(replace(WELL, store=stores[0], copies=(stores[1],)), PROMISES, NOW)
+
+    (found,) = standing.findings
+    assert (found.code, standing.exit_status) == ("damaged", 21)
+    source, target = ("copy", "main") if place == 0 else ("main", "copy")
+    assert f"`drtool copy {NIGHTS[0].set_id} --from {source} --to {target} --mend`" in found.hint
+
+
+def test_damage_everywhere_has_no_store_to_be_mended_from() -> None:
+    standing = judge(with_sets(replace(NIGHTS[0], state="damaged"), *NIGHTS[1:]), PROMISES, NOW)
+
+    assert [found.hint.partition(".")[0] for found in standing.findings] == ["No other store has it whole"] * 2
+
+
 def test_without_a_policy_an_instance_without_sets_is_not_well_and_one_with_an_old_set_is() -> None:
     assert judge(Situation("gitlab", StoreSeen("main")), Promises(), NOW).exit_status == 14
     old = judge(Situation("gitlab", StoreSeen("main", NIGHTS[:1])), Promises(), NOW)
