@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from datetime import datetime
-from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from drtool.backup import Outcome as BackupOutcome
 from drtool.backup import Preview
 from drtool.capabilities import Capability
-from drtool.catalog import Catalog
 from drtool.check import Answer
 from drtool.copy import Copied
 from drtool.core.command import Command
@@ -35,27 +30,12 @@ from drtool.verify import StoreVerdict, Verdict
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_READ_AT_ONCE = 16
 _FEW_WORDS = 5
 
 
 _NOT_BYTES = ("verdict", "age")
 """Checks of a verification that another copy of the set fails as well."""
 _COUNTED = ("projects", "groups", "users", "refs", "rows")
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One set in a listing. ``problem`` says why its manifest could not be read."""
-
-    set_id: str
-    created_at: datetime | None
-    gitlab_version: str
-    repositories: int
-    plain_size: int
-    stored_size: int
-    verdict: str
-    problem: str = ""
 
 
 def made_text(made: Made) -> str:
@@ -165,30 +145,6 @@ def _was_there_text(copied: Copied) -> str:
         f"{copied.set_id} mended in {copied.store}: {within}{copied.sent} volumes, {size_text(copied.bytes_sent)} sent"
     ]
     return "\n".join([*lines, *(f"  was wrong: {each}" for each in copied.wrong)])
-
-
-def list_rows(catalog: Catalog) -> list[Row]:
-    """Read the manifest of every set, the red ones too; one that cannot be read is a row as well."""
-    committed, rejected = catalog.recorded()
-    with ThreadPoolExecutor(_READ_AT_ONCE) as threads:  # a store far away takes its time for each
-        return [*threads.map(partial(_row, catalog), sorted({*committed, *rejected}))]
-
-
-def list_text(rows: Sequence[Row], instance: str, store: str) -> str:
-    if not rows:
-        return f"No backup of {instance} in {store} yet. `drtool backup` makes the first one."
-    cells = [
-        (
-            row.set_id,
-            time_text(row.created_at) if row.created_at else "?",
-            row.gitlab_version,
-            str(row.repositories),
-            size_text(row.stored_size),
-            row.problem or row.verdict,
-        )
-        for row in rows
-    ]
-    return table(cells, ("SET", "TAKEN", "GITLAB", "REPOSITORIES", "STORED", "VERDICT"))
 
 
 def show_text(manifest: Manifest, *, signed: bool) -> str:
@@ -364,25 +320,6 @@ def lifted_text(lifted: Lifted, host: str) -> str:
 def undone_text(outcome: RestoreOutcome, undone: str) -> str:
     total = sum(step.seconds for step in outcome.steps)
     return f"{undone} undone, what was there before is back, in {seconds_text(total)}; receipt {outcome.run_id}"
-
-
-def _row(catalog: Catalog, set_id: str) -> Row:
-    from drtool.errors import DrtoolError
-
-    try:
-        manifest = catalog.read_manifest(set_id, None)
-    except DrtoolError as problem:
-        return Row(set_id, None, "?", 0, 0, 0, "unreadable", str(problem))
-    facts = manifest.gitlab
-    return Row(
-        set_id,
-        manifest.created_at,
-        facts.version,
-        facts.repositories,
-        manifest.plain_size,
-        manifest.stored_size,
-        manifest.verdict,
-    )
 
 
 def _projects(count: int | None) -> str:

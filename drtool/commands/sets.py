@@ -43,12 +43,16 @@ def backup(call: Call, instance: str | None, dry_run: bool) -> None:
 @INSTANCE
 @command
 def list_sets(call: Call, store: str | None, instance: str | None) -> None:
-    """List the backup sets, oldest first."""
-    from drtool.report import list_rows, list_text
+    """List the backup sets, oldest first, and what is wrong with each.
+
+    As far as can be known without reading them: `drtool verify` does that.
+    """
+    from drtool.listing import list_rows
+    from drtool.report_listing import list_text
 
     app = call.app(instance)
     catalog = app.catalog_on(store) if store else app.catalog
-    rows = list_rows(catalog)
+    rows = list_rows(catalog, app.verifier, app.clock.now())
     call.ui.result({"sets": rows}, list_text(rows, app.instance.name, catalog.store.name))
 
 

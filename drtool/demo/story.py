@@ -29,7 +29,7 @@ from drtool.extract import Place, extract_project
 from drtool.gitlab.repositories import RefSet
 from drtool.hosts.local import LocalRunner
 from drtool.initialise import Made, initialise
-from drtool.report import list_rows
+from drtool.listing import list_rows
 from drtool.restore import Request, carry_out, prepare
 from drtool.ui import Ui, seconds_text, size_text, table, time_text
 from drtool.verify import verify
@@ -107,7 +107,8 @@ def _play(story: _Story, *, keep: bool) -> tuple[Ending, str]:
             _verify(_app(made, story), story)
         with story.chapter("extract", "drtool extract latest --project … --to one-project.bundle"):
             _pull_one_project(_app(made, story), story)
-        listed = list_rows(_app(made, story).catalog)
+        app = _app(made, story)
+        listed = list_rows(app.catalog, app.verifier, story.clock.now())
     finally:
         host.destroy()
     lost_at = story.clock.now()
