@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import shutil
 from pathlib import Path
 from xml.etree import ElementTree
@@ -9,8 +10,27 @@ from xml.etree import ElementTree
 import pytest
 
 from drtool.core.schedule import JOBS
-from drtool.errors import BucketMissing, ConfigError, Differs, ObjectiveBreached, SetDamaged, SetMissing
+from drtool.errors import (
+    BucketMissing,
+    ConfigError,
+    Differs,
+    ObjectiveBreached,
+    ResumeError,
+    SetDamaged,
+    SetMissing,
+)
+from drtool.hosts import Runner
+from drtool.hosts.local import LocalRunner
+from drtool.journal import journals
+from drtool.restore import Outcome, Place, Request, carry_out, prepare
+from drtool.restore_plan import Wanted
+from drtool.signing import Signer
+from drtool.stores.faults import Crash
+from drtool.stores.memory import MemoryStore
+from drtool.undo import find_restore
 from tests import sets
+from tests.runners import FaultyRunner
+from tests.toyhost import INSTANCE, ToyHost, make_bench
 from tests.two_stores import TwoStores, flip, lay_out, some_volume
 
 
@@ -43,8 +63,8 @@ def test_commands_that_read_read_the_store_that_is_named(robbed: tuple[TwoStores
         ("diff", set_id, "latest"): "differences",
     }
 
+    assert two.drtool("list").status == BucketMissing.exit_status
     for command, field in commands.items():
-        assert two.drtool(*command).status == BucketMissing.exit_status, command
         ran = two.drtool(*command, "--store", "copy", "--json")
         assert ran.status == 0, ran.stdout
         assert field in ran.last, command
@@ -197,6 +217,54 @@ def test_junit_has_a_case_for_every_store(two: TwoStores, tmp_path: Path) -> Non
 
 def test_one_store_and_every_store_contradict_each_other(two: TwoStores) -> None:
     assert two.drtool("verify", "--every-store", "--store", "copy").status == 2
+
+
+# -- back from the copy ----------------------------------------------------------------------------------------------
+
+
+def test_a_set_that_is_gone_from_the_first_store_comes_back_from_the_copy(two: TwoStores) -> None:
+    set_id = two.take().manifest.set_id
+    assert two.drtool("copy", "latest", "--to", "copy").status == 0
+    shutil.rmtree(two.base / "main/gitlab/sets")
+    assert two.drtool("verify").status == SetMissing.exit_status
+
+    ran = two.drtool("copy", set_id, "--from", "copy", "--to", "main", "--json")
+
+    assert (ran.status, ran.last["sent"], ran.last["was_there"]) == (0, ran.last["volumes"], False)
+    assert two.drtool("verify", set_id).status == 0
+
+
+@pytest.mark.parametrize("words", [("--to", "main"), ("--from", "copy", "--to", "copy")])
+def test_a_copy_from_a_store_to_itself_is_refused(two: TwoStores, words: tuple[str, ...]) -> None:
+    two.take()
+
+    assert two.drtool("copy", "latest", *words).status == 2
+
+
+def test_a_restore_goes_on_from_the_store_that_it_was_begun_from_and_no_other(tmp_path: Path) -> None:
+    bench = make_bench(tmp_path / "source", MemoryStore())
+    set_id = bench.back_up().manifest.set_id
+    target = ToyHost(tmp_path / "target")
+    faulty = FaultyRunner(LocalRunner())
+    faulty.fail_on("gitlab-backup restore", Crash())
+
+    def restore_from(store: str, runner: Runner, *, resume: str | None = None, anew: bool = False) -> Outcome:
+        wanted = Wanted(count=False, replace=platform.node(), store=store)
+        request = Request(INSTANCE, target.install, wanted, resume, anew)
+        opened, signer = bench.open(set_id), Signer(bench.signing_key, LocalRunner())
+        place = Place(runner, opened, signer, bench.state, bench.clock, bench.events.append, bench._token)
+        return carry_out(prepare(request, place), request, place)
+
+    with pytest.raises(Crash):
+        restore_from("copy", faulty)
+    (journal,) = journals(bench.state, "restore-")
+
+    for resume in (None, journal.run_id):
+        with pytest.raises(ResumeError, match="begun from the store copy") as refused:
+            restore_from("main", LocalRunner(), resume=resume)
+        assert "--store copy" in refused.value.hint and "--anew" in refused.value.hint
+    assert find_restore(bench.state, journal.run_id).store == "copy"  # so its undoing looks there too
+    assert restore_from("copy", LocalRunner()).run_id == journal.run_id
 
 
 # -- retention -------------------------------------------------------------------------------------------------------
