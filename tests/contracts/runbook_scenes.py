@@ -54,6 +54,13 @@ class Stage:
         """Change the configuration, as with an editor. Fails when there is nothing to change."""
         self.config.write_text(self.play.configure("edited.toml", *changes).read_text())
 
+    def add_copy(self) -> None:
+        """Let every backup to come be copied to a second store."""
+        share = self.play.base / "share"
+        share.mkdir()
+        tables = f'[[instance.copies]]\nstore = "share"\n\n[store.share]\nkind = "local"\npath = "{share}"\n\n'
+        self.edit(("[store.main]", f"{tables}[store.main]"))
+
     def folder(self, number: int) -> Path:
         return self.play.store / "gitlab/sets" / self.sets[number]
 
@@ -164,7 +171,8 @@ def a_lost_key(made: Stage) -> Iterator[Scene]:
 
 @contextmanager
 def ransomware(made: Stage) -> Iterator[Scene]:
-    """A good set; one made after the thief removed a project; one that he damaged; one that he made."""
+    """A good set; one made after the thief removed a project; one that he damaged; one that he made. He saw no copy."""
+    made.add_copy()
     made.back_up()
     made.play.host.sql("DELETE FROM projects WHERE id = (SELECT max(id) FROM projects)")
     made.back_up()
@@ -203,6 +211,7 @@ def restore_one_project(made: Stage) -> Iterator[Scene]:
 @contextmanager
 def restore_onto_a_new_host(made: Stage) -> Iterator[Scene]:
     """The host is lost. The run that is undone is the newest, which replaced data."""
+    made.add_copy()
     made.back_up()
     with new_host(made) as scene:
         receipts = made.play.store / "gitlab/receipts"
