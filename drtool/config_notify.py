@@ -14,6 +14,9 @@ from drtool.config_stores import SecretReference, Table
 COMMANDS = ("backup", "verify", "prune", "copy", "restore", "cutover", "drill")
 """What begins and ends with hooks and notifications."""
 
+BACKUP_PHASES = ("look", "create", "send", "commit", "clean", "copy")
+"""What a backup consists of, in order; each of it can have hooks of its own. One that goes on begins in the middle."""
+
 ON_FAILURE = "on-failure"
 Kind = Literal["start", "success", "failure", "breach"]
 
@@ -26,9 +29,10 @@ def _parse_patience(value: object) -> timedelta:
 
 
 def _check_moment(text: str) -> str:
-    when, _, command = text.partition("-")
-    if text != ON_FAILURE and (when not in ("before", "after") or command not in COMMANDS):
-        raise ValueError(f"should be {ON_FAILURE}, or before- or after- one of {', '.join(COMMANDS)}")
+    when, _, what = text.partition("-")
+    known = (*COMMANDS, *(f"backup-{phase}" for phase in BACKUP_PHASES))
+    if text != ON_FAILURE and (when not in ("before", "after") or what not in known):
+        raise ValueError(f"should be {ON_FAILURE}, or before- or after- one of {', '.join(known)}")
     return text
 
 

@@ -17,7 +17,7 @@ from drtool.app import App
 from drtool.config_notify import ON_FAILURE
 from drtool.core.bulletin import Bulletin, Kind
 from drtool.errors import DrtoolError, HookFailed, ObjectiveBreached, SetDamaged
-from drtool.events import Noticed
+from drtool.events import Emit, Event, Noticed, PhaseFinished, PhaseStarted
 from drtool.hooks import Place, run_hooks
 from drtool.notifying import Delivered, Delivery, notify, ping, wait_for
 from drtool.told import record
@@ -50,20 +50,50 @@ class Run:
     def __init__(self, command: str) -> None:
         self.command = command
         self._began = time.monotonic()
-        self._begun = False
+        self._app: App | None = None
+        self._failed: HookFailed | None = None
         self._deliveries: list[Delivery] = []
 
     def begin(self, app: App) -> None:
         """Tell that it begins, without waiting, and run the hooks before it. Raises HookFailed."""
-        if self._begun:
+        if self._app:
             return
-        self._begun = True
+        self._app = app
         bulletin = Bulletin("start", self.command, app.instance.name, platform.node())
         self._deliveries = notify(app.instance.notify, bulletin)
         if self.command == WATCHED:
             self._deliveries += ping(app.instance.notify, "start", bulletin.body)
         hint = f"Nothing was done. Mend the hook, or take it out of {app.path}."
-        run_hooks(app.instance.hooks, f"before-{self.command}", self._facts(app), _place(app), hint=hint)
+        self._run(app, f"before-{self.command}", hint)
+
+    def listening(self, emit: Emit) -> Emit:
+        """The same, which also runs the hooks of the phases that it hears of. Raises HookFailed before one."""
+
+        def hear(event: Event) -> None:
+            emit(event)
+            match event:
+                case PhaseStarted(phase=name):
+                    self._enter(name)
+                case PhaseFinished(phase=name):
+                    self._leave(name)
+
+        return hear
+
+    def _enter(self, phase: str) -> None:
+        if app := self._app:
+            hint = f"The next {self.command} goes on from here. Mend the hook, or take it out of {app.path}."
+            self._run(app, f"before-{self.command}-{phase}", hint)
+
+    def _leave(self, phase: str) -> None:
+        """Run the hooks after a phase. What is done is done, and the rest must not be lost: it is told at the end."""
+        if app := self._app:
+            try:
+                self._run(app, f"after-{self.command}-{phase}", "All else was done, and nothing undone. Mend the hook.")
+            except HookFailed as problem:
+                self._failed = self._failed or problem
+
+    def _run(self, app: App, moment: str, hint: str) -> None:
+        run_hooks(app.instance.hooks, moment, self._facts(app), _place(app), hint=hint)
 
     def end(self, app: App, ending: Ending) -> DrtoolError | None:
         """Run the hooks after it, then tell how it ended. Returns HookFailed if only such a hook went wrong."""
@@ -81,15 +111,20 @@ class Run:
         return failed
 
     def _run_hooks(self, app: App, ending: Ending) -> DrtoolError | None:
+        """Run those of the end. What failed makes a success none; beside another failure it is a note."""
         facts = self._facts(app, ending)
-        moment = f"after-{self.command}" if ending.exit_status == 0 else ON_FAILURE
+        good = ending.exit_status == 0
         hint = f"The {self.command} itself is done and well; nothing of it was undone. Mend the hook."
+        failed = [self._failed] if self._failed else []
         try:
+            moment = f"after-{self.command}" if good else ON_FAILURE
             run_hooks(app.instance.hooks, moment, facts, _place(app), hint=hint)
         except HookFailed as problem:
-            if moment != ON_FAILURE:
-                return problem
-            app.emit(Noticed("hook-failed", str(problem), "The run had failed before, for another reason."))
+            failed.append(problem)
+        if good:
+            return failed[0] if failed else None
+        for each in failed:
+            app.emit(Noticed("hook-failed", str(each), "The run failed for another reason, too."))
         return None
 
     def _facts(self, app: App, ending: Ending | None = None) -> dict[str, str]:

@@ -100,7 +100,8 @@ class Call:
     def _load(self, instance: str | None) -> App:
         from drtool.app import load
 
-        return load(self.options.get("config"), instance, self.ui.emit)
+        emit = self.run.listening(self.ui.emit) if self.run else self.ui.emit
+        return load(self.options.get("config"), instance, emit)
 
 
 def command(function: _Function) -> _Function:

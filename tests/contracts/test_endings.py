@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from drtool.config_notify import BACKUP_PHASES
 from drtool.errors import BucketMissing, HookFailed, NotificationFailed, ObjectiveBreached
 from drtool.hosts.local import LocalRunner
 from drtool.initialise import initialise
@@ -339,6 +340,54 @@ def test_a_hook_for_failures_that_fails_changes_no_status(desk: Desk) -> None:
     ran = desk.run("backup")
     assert ran.status == BucketMissing.exit_status
     assert "note: the hook on-failure (false) ended with status 1" in ran.stderr
+
+
+def test_every_phase_of_a_backup_has_its_hooks(desk: Desk) -> None:
+    (desk.base / "second").mkdir()
+    copies, _, rest = desk.config.read_text().partition("[store.main]")
+    table = f'[[instance.copies]]\nstore = "second"\n\n[store.second]\nkind = "local"\npath = "{desk.base}/second"'
+    desk.config.write_text(f"{copies}{table}\n\n[store.main]{rest}")
+    for phase in BACKUP_PHASES:
+        for when in ("before", "after"):
+            desk.hook(f"{when}-backup-{phase}", "sh", "-c", f"echo $0 >>{desk.base}/log", f"{when} {phase}")
+    ran = desk.run("backup", "--json")
+    assert ran.status == 0
+    assert {line["phase"] for line in ran.lines if line["event"] == "phase_started"} - {"hook"} == {*BACKUP_PHASES}
+    order = [(when, phase) for phase in BACKUP_PHASES for when in ("before", "after")]
+    assert (desk.base / "log").read_text().splitlines() == [f"{when} {phase}" for when, phase in order]
+
+
+def test_a_hook_that_fails_before_a_phase_ends_the_backup_and_the_next_goes_on(desk: Desk) -> None:
+    mended = desk.base / "mended"
+    desk.hook("before-backup-send", "test", "-e", str(mended))
+    ran = desk.run("backup")
+    assert ran.status == HookFailed.exit_status
+    assert "the hook before-backup-send (test) ended with status 1" in ran.stderr
+    assert desk.sets == []
+    mended.touch()
+    again = desk.run("backup", "--json")
+    assert again.status == 0
+    assert again.last["continued"]
+
+
+def test_a_hook_that_fails_after_a_phase_ends_nothing_and_is_told_at_the_end(desk: Desk) -> None:
+    desk.watch()
+    desk.hook("after-backup-create", "false")
+    desk.hook("after-backup", "touch", str(desk.base / "after"))
+    ran = desk.run("backup")
+    assert ran.status == HookFailed.exit_status
+    assert "the hook after-backup-create (false) ended with status 1" in ran.stderr
+    assert desk.last_message["Outcome"] == "failure, exit status 35, HookFailed"
+    assert (desk.base / "after").exists()
+    assert desk.run("verify").status == 0
+
+
+def test_a_hook_after_a_phase_takes_the_place_of_no_other_failure(desk: Desk) -> None:
+    desk.hook("after-backup-look", "false")
+    desk.hook("before-backup-commit", "sh", "-c", f"chmod a-w {desk.store}; rm -r {desk.store}")
+    ran = desk.run("backup")
+    assert ran.status not in (0, HookFailed.exit_status)
+    assert "note: the hook after-backup-look (false) ended with status 1" in ran.stderr
 
 
 def test_a_hook_that_does_not_end_is_ended(desk: Desk) -> None:
