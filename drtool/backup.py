@@ -51,13 +51,14 @@ def back_up(order: Order, place: Place) -> Outcome:
     order.check_seals()
     with only_run(place.state, order.instance, doing="a backup"), ExitStack() as held:
         with phase("look", "Looking at the host", place.clock, place.emit):
-            version = look_at_version(order.install, place.runner)
+            look_at_version(order.install, place.runner)
             refuse_half_restored(order.install, place.runner)
             config_members(order.install, place.runner)  # without the secrets hours of GitLab's work are for nothing
             place.signer.sign(b"drtool: can this key sign?\n")  # now, not after GitLab wrote its backup
             place.catalog.check_reachable()
             place = replace(place, catalog=held.enter_context(_leased(place)))
             await_other_tasks(order, place)
+            version = look_at_version(order.install, place.runner)  # only now: what was waited for may be an upgrade
             _remove_unfinished(order, place)
             journal, continued = _settle(order, place)
         try:

@@ -34,6 +34,7 @@ from drtool.core.model import (
 )
 from drtool.core.versions import package_for
 from drtool.errors import (
+    Busy,
     CommandFailed,
     FormatTooNew,
     SealError,
@@ -55,7 +56,7 @@ from drtool.journal import Journal
 from drtool.phases import await_tasks, phase, try_and_collect, unless_locked_out
 from drtool.signing import Signer, Verifier
 from drtool.streams import parse_recipients
-from drtool.survey import LOOSE_MEMBERS, backup_directory, config_members
+from drtool.survey import LOOSE_MEMBERS, backup_directory, config_members, look_at_version
 from drtool.volumes import StagedChanged, VolumeWriter
 
 _TASK_PATIENCE = timedelta(hours=6)
@@ -159,6 +160,7 @@ class Run:
     def _create(self) -> None:
         self.place.catalog.fence.check()
         created = unless_locked_out(self._created, lambda: await_other_tasks(self.order, self.place))
+        self._refuse_other_version()
         self.journal.append(
             "created",
             members=list(created.members),
@@ -166,6 +168,15 @@ class Run:
             findings=[asdict(finding) for finding in created.findings],
             disabled=list(created.disabled),
         )
+
+    def _refuse_other_version(self) -> None:
+        """Raise Busy if an upgrade overtook GitLab's backup: its parts need not be of one version."""
+        now = look_at_version(self.order.install, self.place.runner)
+        if now != self.version:
+            raise Busy(
+                f"GitLab was {self.version}, and became {now} while it wrote its backup",
+                hint="Run this again; have upgrades begin at another hour.",
+            )
 
     def _created(self) -> Created:
         command = self.order.install.create_backup(self.set_id)
@@ -350,5 +361,5 @@ def clean_staging(install: Omnibus, runner: Runner) -> None:
 
 
 def await_other_tasks(order: Order, place: Place) -> None:
-    """Wait for a backup or restore of GitLab's own."""
+    """Wait for a backup or restore of GitLab's own, and for who replaces GitLab."""
     await_tasks(place.runner, order.install, place.clock, place.emit, phase_name="look", patience=_TASK_PATIENCE)

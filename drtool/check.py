@@ -14,6 +14,7 @@ from drtool.catalog import Catalog
 from drtool.check_host import (
     check_clock,
     check_isolation,
+    check_packages,
     check_settings,
     forecast_room,
     look_for_other_backups,
@@ -30,7 +31,7 @@ from drtool.hosts import Runner
 from drtool.last_done import read_records
 from drtool.signing import Signer, Verifier
 from drtool.streams import parse_recipients
-from drtool.survey import config_members, look_at_version, refuse_half_restored, running_task
+from drtool.survey import at_work, config_members, look_at_version, refuse_half_restored
 
 _OLDEST_TAR = (1, 30)
 _SETS_COMPARED = 6
@@ -88,6 +89,7 @@ def check(subject: Subject) -> tuple[Answer, ...]:
         ("gitlab backups", lambda each: look_for_other_backups(each.order.install, each.runner)),
         ("gitlab isolation", lambda each: check_isolation(each.order.install, each.runner)),
         ("gitlab tasks", _tasks),
+        ("gitlab package", lambda each: check_packages(each.order.install, each.runner)),
         ("tar", _tar),
         ("timer", lambda each: look_for_timer(each.order.install, each.runner, each.order.instance, each.clock)),
         ("store", _store),
@@ -156,8 +158,8 @@ def _gitlab_config(subject: Subject) -> str:
 
 
 def _tasks(subject: Subject) -> str:
-    pid = running_task(subject.runner, subject.order.install)
-    return f"process {pid} is at work, a backup would wait for it" if pid else "none running"
+    seen = at_work(subject.runner, subject.order.install)
+    return f"{seen}: a backup would wait for it" if seen else "none running, and nobody replaces GitLab"
 
 
 def _tar(subject: Subject) -> str:

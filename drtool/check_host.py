@@ -23,6 +23,7 @@ from drtool.hosts import Runner
 from drtool.installs import probe
 from drtool.installs.gitlab_rb import holds_isolation
 from drtool.installs.omnibus import Omnibus
+from drtool.installs.upgrades import list_unfinished, parse_unfinished
 from drtool.isolating import look_at_isolation
 from drtool.next_run import look_at_next_run, read_lines
 
@@ -94,6 +95,20 @@ def check_settings(install: Omnibus, runner: Runner) -> Seen:
     if not fighting:
         return "no setting of GitLab's fights ours", ""
     return f"gitlab.rb has {' and '.join(fighting)}", "Leave it out, if drtool takes all backups now."
+
+
+def check_packages(install: Omnibus, runner: Runner) -> Seen:
+    """Raise HostUnfit if dpkg did not finish GitLab's package: rpm keeps no such state, other hosts have no dpkg."""
+    try:
+        listed = runner.run(list_unfinished(install))
+    except CommandFailed:  # also where dpkg knows none of GitLab's packages
+        listed = b""
+    if unfinished := parse_unfinished(listed):
+        raise HostUnfit(
+            f"an upgrade did not end: {', '.join(unfinished)}",
+            hint="Finish it with `dpkg --configure -a`: GitLab's files and its database may be of two versions.",
+        )
+    return "no package of GitLab's is half installed", ""
 
 
 def look_for_other_backups(install: Omnibus, runner: Runner) -> Seen:

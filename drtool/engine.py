@@ -40,6 +40,7 @@ from drtool.core.plan import (
     Wait,
     render_plan,
 )
+from drtool.core.versions import same_version
 from drtool.counting import as_a_backup_would, count_host
 from drtool.errors import CommandFailed, DrtoolError, HostUnfit, RestoreFailed, ResumeError
 from drtool.events import Emit, Noticed, Progress, Waiting
@@ -54,6 +55,7 @@ from drtool.isolating import isolate_configuration, isolate_database, refuse_unl
 from drtool.journal import Journal
 from drtool.phases import await_tasks, copy_scanned, phase, say_and_collect, try_and_collect, unless_locked_out
 from drtool.signing import Signer
+from drtool.survey import look_at_version
 from drtool.unsealing import stage_by_signed_url
 
 _PATIENCE = timedelta(hours=6)
@@ -153,6 +155,8 @@ def _perform(step: Step, plan: Plan, site: Site, journal: Journal) -> None:
             unless_locked_out(lambda: _run_judged(step, site), lambda: _await_tasks(step.name, _PATIENCE, site))
         case Wait():
             _wait(step, site)
+            if step.expect is Expect.NO_TASK_RUNNING and plan.purpose != "undo":
+                _refuse_other_version(site)  # what was waited for may have been an upgrade
         case Restore():
             unless_locked_out(lambda: _restore(step, site), lambda: _await_tasks(step.name, step.patience, site))
         case PutBack():
@@ -265,9 +269,14 @@ def _run_judged(step: Run, site: Site) -> None:
 def _restore(step: Restore, site: Site) -> None:
     # A backup of GitLab's own deletes loose members at its end, also ours: so first its end, then the members.
     _await_tasks(step.name, step.patience, site)
+    _refuse_other_version(site)
     _show_members(step, site)
     lines, failure = try_and_collect(site.runner, step.command, step.name, site.emit)
     judge(Expect.RESTORE_DONE, lines, failure, _repositories_of(site.backup_set))
+
+
+def _refuse_other_version(site: Site) -> None:
+    same_version(site.backup_set.manifest.gitlab.version, look_at_version(site.install, site.runner))
 
 
 def _show_members(step: Restore, site: Site) -> None:

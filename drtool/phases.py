@@ -1,4 +1,4 @@
-"""What use cases do step by step on a host: tell phases, collect what commands say, wait for GitLab's own tasks."""
+"""What use cases do step by step on a host: tell phases, collect what commands say, wait for who is at work there."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from drtool.gitlab.archive import TarScanner
 from drtool.hosts import Runner
 from drtool.installs.omnibus import Omnibus
 from drtool.streams import CHUNK
-from drtool.survey import running_task
+from drtool.survey import at_work
 
 _Result = TypeVar("_Result")
 _LOCKED_OUT = 3  # tries
-_TASK_PAUSE = timedelta(seconds=1)
+_TASK_PAUSE = timedelta(seconds=2)
 
 
 @contextmanager
@@ -88,12 +88,17 @@ def copy_scanned(source: BinaryIO, sink: BinaryIO, archive: str) -> Iterator[int
 def await_tasks(
     runner: Runner, install: Omnibus, clock: Clock, emit: Emit, *, phase_name: str, patience: timedelta
 ) -> None:
-    """Wait for a backup or restore of GitLab's own, also one that a killed run of ours left behind. Raises Busy."""
+    """Wait for a backup or restore of GitLab's own, also one that a killed run of ours left behind, and for upgrades.
+
+    What was known of GitLab before, like its version, may be another afterwards. Raises Busy, naming who is at work.
+    """
     deadline = clock.monotonic() + patience.total_seconds()
-    while pid := running_task(runner, install):
-        reason = f"GitLab's own backup or restore task is at work (process {pid})"
+    while reason := at_work(runner, install):
         if clock.monotonic() >= deadline:
-            raise Busy(f"{runner.name}: {reason}", hint="Wait for it to end, then run this again.")
+            raise Busy(
+                f"{runner.name}: {reason}",
+                hint="Wait for it to end (does an upgrade wait for an answer in some terminal?), then run this again.",
+            )
         emit(Waiting(phase_name, reason))
         clock.sleep(_TASK_PAUSE)
 

@@ -8,6 +8,7 @@ from drtool.errors import CommandFailed, HostUnfit
 from drtool.gitlab.archive import COMPONENTS, INFORMATION, BackupInformation, parse_backup_information
 from drtool.hosts import Runner
 from drtool.installs.omnibus import Entry, Omnibus
+from drtool.installs.upgrades import look_for_upgrades, parse_upgrades
 
 LOOSE_MEMBERS = (INFORMATION, *(component.member for component in COMPONENTS))
 """What a backup made with SKIP=tar leaves side by side in GitLab's backup directory."""
@@ -85,6 +86,17 @@ def count_projects(install: Omnibus, runner: Runner) -> int | None:
     except CommandFailed:
         return None
     return int(text) if text.isdigit() else None
+
+
+def at_work(runner: Runner, install: Omnibus) -> str:
+    """What a backup or restore must not overlap with, in words; empty when the host is quiet. Raises HostUnfit.
+
+    Either GitLab's own task has its files in hand, or somebody replaces GitLab: then its files, its VERSION and its
+    database need not fit together.
+    """
+    if pid := running_task(runner, install):
+        return f"GitLab's own backup or restore task is at work (process {pid})"
+    return "; ".join(parse_upgrades(runner.run(look_for_upgrades(install)), install))
 
 
 def running_task(runner: Runner, install: Omnibus) -> int | None:
