@@ -53,6 +53,7 @@ for _command in (
     keeping.pin,
     keeping.unpin,
     keeping.pins,
+    keeping.discard,
     unattended.notify,
     unattended.install_timer,
     sets.fetch,

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
@@ -29,6 +30,7 @@ PIN = "pin"
 PIN_SIGNATURE = "pin.sig"
 TOMBSTONE = "deleting"
 _SIGNATURE = ".sig"
+_VOLUME = re.compile(r"([a-z0-9][a-z0-9._-]*-([0-9]{4}|x[0-9]{6})\.tar|index|census)(\.age)?\Z")
 _SMALL = 64 << 20  # a manifest names volumes, not members: 64 MiB of it would be half a million volumes
 
 
@@ -36,6 +38,11 @@ def volume_name(archive: str, number: int, seal: SealKind) -> str:
     """Name a volume; names of one archive sort in the order of its bytes."""
     counted = f"{number:04d}" if number < 10_000 else f"x{number:06d}"  # x sorts after every digit
     return f"{archive}-{counted}.tar" + (".age" if seal == "age" else "")
+
+
+def could_be_volume(name: str) -> bool:
+    """Tell whether a backup gives such names, whatever lies under this one."""
+    return _VOLUME.match(name) is not None
 
 
 class Fence(Protocol):

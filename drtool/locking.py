@@ -7,7 +7,8 @@ between does it over. Locks are only ever made longer. A set that is let go lose
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -16,7 +17,9 @@ from drtool.clock import Clock
 from drtool.core.model import time_of
 from drtool.errors import DrtoolError, FormatTooNew, SetDamaged, SetMissing, SignatureInvalid, StoreError
 from drtool.signing import Verifier
-from drtool.stores import LocksObjects
+from drtool.stores import LocksBucket, LocksObjects, ObjectInfo
+
+_ASKED_AT_ONCE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,22 @@ def extend_locks(
             text = f"{set_id} is locked for no longer than it was: {problem}"
             problems.append(type(problem)(text, hint=problem.hint))
     return Extended(tuple(locked), tuple(problems))
+
+
+def locked_until(catalog: Catalog, objects: Sequence[ObjectInfo]) -> datetime | None:
+    """Until when the store keeps one of these from being deleted, as it says itself; None where nothing does.
+
+    It matters where a store would take the delete all the same, and only hide a locked version. Raises StoreError.
+    """
+    store = catalog.store
+    if store.capabilities.lock == "object" and isinstance(store, LocksObjects):
+        with ThreadPoolExecutor(_ASKED_AT_ONCE, "locks") as threads:
+            return max(filter(None, threads.map(store.locked_until, [info.key for info in objects])), default=None)
+    if store.capabilities.lock == "bucket" and isinstance(store, LocksBucket):
+        state = store.worm_state()
+        if state.state == "locked":
+            return max((info.modified_at + state.retention for info in objects), default=None)
+    return None
 
 
 def _record_of(catalog: Catalog, set_id: str) -> str:

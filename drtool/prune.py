@@ -1,19 +1,12 @@
-"""Remove the sets that retention lets go, and nothing else.
-
-The order is what makes a crash harmless. First the tombstone: from then on the set is in no list. Then its volumes,
-then its manifest, then the manifest's signature, the tombstone last. So whatever is left of a volume is still named by
-a signed manifest, and the next prune, which finds the tombstone, goes on where this one stopped. A tombstone alone is
-believed by nobody: a set that is whole is decided over again, and if it stays, its tombstone goes.
-"""
+"""Remove the sets that retention lets go, and nothing else. In which order a set goes is told in ``removing``."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
-from drtool.catalog import TOMBSTONE, BackupSet, Catalog
+from drtool.catalog import BackupSet, Catalog
 from drtool.clock import Clock
 from drtool.core.model import Manifest
 from drtool.core.policy import Retention
@@ -24,18 +17,14 @@ from drtool.errors import (
     SetMissing,
     SignatureInvalid,
     StoreAccessDenied,
-    StoreError,
 )
-from drtool.events import Emit, Noticed, Progress
+from drtool.events import Emit, Progress
 from drtool.locking import Extended, extend_locks
-from drtool.marks import Pin, pinned, read_pin, remove_pin, remove_tombstone, write_pin, write_tombstone
+from drtool.marks import Pin, pinned, read_pin, remove_pin, remove_tombstone, write_pin
 from drtool.phases import phase
 from drtool.prune_plan import PrunePlan, Removal, plan_prune
+from drtool.removing import RemovalRefused, check_may_delete, remove
 from drtool.signing import Signer, Verifier
-
-
-class RemovalRefused(StoreAccessDenied):
-    """The store does not let this set go. It may be locked; the others are not concerned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +66,14 @@ def prune(
         try:
             problems += _withdraw(catalog, plan.withdrawn)
             if plan.removals:
-                _check_may_delete(catalog, plan.removals[0])
+                check_may_delete(catalog, plan.removals[0])
             guards = [catalog.read_manifest(set_id, verifier) for set_id in plan.decision.guards if plan.removals]
             total = sum(removal.size for removal in plan.removals)
             for removal in plan.removals:
                 catalog.fence.check_now()
                 _check_guards(catalog, guards)
                 try:
-                    if _remove(catalog, removal, clock, emit):
+                    if remove(catalog, removal, clock, emit):
                         removed.append(removal)
                 except RemovalRefused as problem:
                     problems.append(problem)
@@ -149,14 +138,6 @@ def _withdraw(catalog: Catalog, set_ids: Sequence[str]) -> list[RemovalRefused]:
     return refused
 
 
-def _check_may_delete(catalog: Catalog, first: Removal) -> None:
-    """Raise StoreAccessDenied if nothing may be deleted: before any tombstone, which could then not be taken back.
-
-    A key that is not there shows it: deleting one is no error, but needs the right.
-    """
-    catalog.store.delete([catalog.key(first.set_id, f"{TOMBSTONE}.tried")])
-
-
 def _check_guards(catalog: Catalog, guards: Sequence[Manifest]) -> None:
     """Raise SetDamaged or SetMissing unless the sets that the decision relies on are still there, the newest whole."""
     for number, guard in enumerate(guards):
@@ -169,37 +150,3 @@ def _check_guards(catalog: Catalog, guards: Sequence[Manifest]) -> None:
                 f"{guard.set_id} is the newest verified set, and not whole any more: nothing more is removed: {lost}",
                 hint="Verify it, and find out who changed it.",
             )
-
-
-def _remove(catalog: Catalog, removal: Removal, clock: Clock, emit: Emit) -> bool:
-    """Take one set away, unless it was pinned meanwhile. Raises RemovalRefused."""
-    if not removal.begun:
-        write_tombstone(catalog, removal.set_id, clock.now(), "; ".join(removal.reasons))
-    if catalog.is_pinned(removal.set_id):  # looked for after the tombstone is there: a pin looks for that afterwards
-        remove_tombstone(catalog, removal.set_id)
-        emit(Noticed("pinned-meanwhile", f"{removal.set_id} was pinned while this prune ran, and stays"))
-        return False
-    try:
-        if removal.volumes:
-            catalog.store.delete(removal.volumes)
-        for key in removal.records:
-            catalog.store.delete([key])
-    except StoreAccessDenied as refused:
-        raise _refusal(catalog, removal, refused) from refused
-    try:
-        remove_tombstone(catalog, removal.set_id)
-    except StoreAccessDenied:  # a bucket that locks whatever is put into it: nothing is wrong, it only takes its time
-        emit(Noticed("tombstone-stays", f"{removal.set_id} is removed, its tombstone is still locked"))
-        return bool(removal.volumes or removal.records)
-    return True
-
-
-def _refusal(catalog: Catalog, removal: Removal, refused: StoreAccessDenied) -> RemovalRefused:
-    """Take the tombstone back if the set is still whole, so that it is listed; else a next prune goes on."""
-    left = {info.key for info in catalog.store.list(catalog.key(removal.set_id, ""))}
-    hint = refused.hint or "It may be locked; a later prune tries again."
-    if removal.begun or not {*removal.volumes, *removal.records} <= left:
-        return RemovalRefused(f"{removal.set_id} is removed only in part: {refused}", hint=hint)
-    with suppress(StoreError):
-        remove_tombstone(catalog, removal.set_id)
-    return RemovalRefused(f"{removal.set_id} stays: {refused}", hint=hint)

@@ -73,7 +73,7 @@ def plan_prune(
 
     ``locked_for``: how long the policy locks what is stored; None where it does not. Raises StoreError.
     """
-    folders, known = _look(catalog, verifier, emit, locked_for)
+    folders, known = look(catalog, verifier, emit, locked_for)
     whole = [each for each in folders if each.is_recorded and not each.is_half_gone]
     decision = decide(known, retention, clock.now())
     reasons = {choice.set_id: choice.reasons for choice in decision.choices if choice.action == "remove"}
@@ -83,7 +83,7 @@ def plan_prune(
         instance=catalog.instance,
         store=catalog.store.name,
         decision=decision,
-        removals=tuple(_removal(each, reasons[each.set_id]) for each in folders if each.set_id in reasons),
+        removals=tuple(removal_of(each, reasons[each.set_id]) for each in folders if each.set_id in reasons),
         withdrawn=tuple(
             each.set_id for each in whole if TOMBSTONE in each.objects and each.set_id not in reasons and each.manifest
         ),
@@ -109,15 +109,16 @@ class Seen:
 
 def look_at_sets(catalog: Catalog, *, verifier: Verifier, emit: Emit, locked_for: timedelta | None = None) -> Seen:
     """Look at every set, as a prune does, and decide nothing. Raises StoreError."""
-    folders, known = _look(catalog, verifier, emit, locked_for)
+    folders, known = look(catalog, verifier, emit, locked_for)
     manifests = {each.set_id: each.manifest for each in folders if each.manifest}
     going = frozenset(each.set_id for each in folders if TOMBSTONE in each.objects)
     return Seen(tuple(known), going, manifests, tuple(each.doubt for each in folders if each.doubt))
 
 
-def _look(
+def look(
     catalog: Catalog, verifier: Verifier, emit: Emit, locked_for: timedelta | None
-) -> tuple[list[_Folder], list[KnownSet]]:
+) -> tuple[list[Folder], list[KnownSet]]:
+    """Look at every folder, and say what is known of the sets that are not half gone. Raises StoreError."""
     with ThreadPoolExecutor(_READ_AT_ONCE, "prune") as threads:  # a store far away takes its time for each
         folders = [*threads.map(partial(_open, catalog, verifier), _folders(catalog).items())]
     whole = [each for each in folders if each.is_recorded and not each.is_half_gone]
@@ -126,7 +127,7 @@ def _look(
 
 
 @dataclass(frozen=True, slots=True)
-class _Folder:
+class Folder:
     """A set's folder; ``manifest`` is None where there is none that is ours, and ``doubt`` says why."""
 
     set_id: str
@@ -163,21 +164,21 @@ def _folders(catalog: Catalog) -> dict[str, dict[str, ObjectInfo]]:
     return found
 
 
-def _open(catalog: Catalog, verifier: Verifier, found: tuple[str, Mapping[str, ObjectInfo]]) -> _Folder:
+def _open(catalog: Catalog, verifier: Verifier, found: tuple[str, Mapping[str, ObjectInfo]]) -> Folder:
     set_id, objects = found
     if MANIFEST not in objects and REJECTED not in objects:
-        return _Folder(set_id, objects, None)
+        return Folder(set_id, objects, None)
     try:
         manifest = catalog.read_manifest(set_id, verifier)
     except (SetDamaged, SetMissing, SignatureInvalid, FormatTooNew) as problem:
-        return _Folder(set_id, objects, None, str(problem))
+        return Folder(set_id, objects, None, str(problem))
     if {volume.name for volume in manifest.volumes} & {*_CONTROL}:
-        return _Folder(set_id, objects, None, f"{set_id}: its manifest names its own records as volumes")
-    return _Folder(set_id, objects, manifest)
+        return Folder(set_id, objects, None, f"{set_id}: its manifest names its own records as volumes")
+    return Folder(set_id, objects, manifest)
 
 
 def _known(
-    catalog: Catalog, folder: _Folder, proof: Proof | None, verifier: Verifier, locked_for: timedelta | None
+    catalog: Catalog, folder: Folder, proof: Proof | None, verifier: Verifier, locked_for: timedelta | None
 ) -> KnownSet:
     manifest = folder.manifest
     stored_at = folder.objects[MANIFEST if MANIFEST in folder.objects else REJECTED].modified_at
@@ -197,7 +198,7 @@ def _known(
     )
 
 
-def _state(folder: _Folder, proof: Proof | None) -> State:
+def _state(folder: Folder, proof: Proof | None) -> State:
     if folder.manifest is None or proof is None:
         return "unknown"
     if folder.manifest.verdict == "red":
@@ -205,7 +206,7 @@ def _state(folder: _Folder, proof: Proof | None) -> State:
     return proof if folder.is_whole else "damaged"
 
 
-def _removal(folder: _Folder, reasons: tuple[str, ...]) -> Removal:
+def removal_of(folder: Folder, reasons: tuple[str, ...]) -> Removal:
     """Only what is listed, and only if the manifest names it or it is the set's own record."""
     gone = [info for name, info in folder.objects.items() if name in folder.named]
     return Removal(
@@ -218,7 +219,7 @@ def _removal(folder: _Folder, reasons: tuple[str, ...]) -> Removal:
     )
 
 
-def _foreign(folder: _Folder) -> Iterator[str]:
+def _foreign(folder: Folder) -> Iterator[str]:
     for name, info in folder.objects.items():
         if name not in folder.named and name not in _CONTROL:
             yield info.key

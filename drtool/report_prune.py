@@ -1,9 +1,10 @@
-"""What retention decided and prune did, and the pins, as text for people."""
+"""What retention decided and prune did, what was discarded, and the pins, as text for people."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from drtool.discard import Discarded, DiscardPlan
 from drtool.marks import Pin
 from drtool.prune import Pruned
 from drtool.prune_plan import PrunePlan
@@ -23,11 +24,43 @@ def pruned_text(pruned: Pruned) -> str:
             "        → Find out why. If it is right so: drtool pin SET --baseline --reason TEXT,",
             "          where SET is the newest good one.",
         ]
+    if pruned.locked:
+        lines.append(f"{_sets(len(pruned.locked))} locked for longer: {_some(pruned.locked)}")
     for problem in pruned.problems:
         lines.append(f"{mark('bad')}  {problem}")
         if problem.hint:
             lines.append(f"        → {problem.hint}")
     return "\n".join([*lines, *_notes(plan)])
+
+
+def discard_plan_text(set_id: str, plans: Sequence[DiscardPlan]) -> str:
+    """What would go, and from where, before somebody is asked."""
+    lines = [f"Discard {set_id} for good, from:"]
+    for plan in plans:
+        removal = plan.removal
+        count = len(removal.volumes) + len(removal.records)
+        lines.append(f"  {plan.store}: {plan.state}, {size_text(removal.size)}, {count} objects")
+        if plan.doubt:
+            lines.append(f"    not believed: {plan.doubt}")
+            lines.append("    so what goes is what has a name that a backup gives, in this set's own folder")
+        if plan.left:
+            lines.append(f"    stays, because no backup names it so: {_some(plan.left)}")
+    return "\n".join(lines)
+
+
+def discarded_text(done: Sequence[Discarded]) -> str:
+    lines = []
+    for each in done:
+        removal = each.plan.removal
+        if each.problem:
+            lines.append(f"{mark('bad')}  {each.problem}")
+            lines += [f"        → {each.problem.hint}"] if each.problem.hint else []
+        else:
+            lines.append(f"{removal.set_id} is gone from {each.plan.store}, {size_text(removal.size)}")
+        if each.plan.left:
+            lines.append(f"{mark('warn')}    left alone: {_some(each.plan.left)}")
+        lines.append(f"  receipt {each.receipt}")
+    return "\n".join(lines)
 
 
 def pins_text(pins: Sequence[Pin]) -> str:
@@ -80,7 +113,7 @@ def _sets(count: int) -> str:
 
 def _notes(plan: PrunePlan) -> list[str]:
     lines = [f"{mark('warn')}    {set_id} stays, a tombstone on it did not count" for set_id in plan.withdrawn]
-    lines += [f"{mark('warn')}    left alone: {doubt}" for doubt in plan.doubts]
+    lines += [f"{mark('warn')}    left alone, see `drtool discard`: {doubt}" for doubt in plan.doubts]
     lines += [f"{mark('warn')}    says baseline, and does not count: {doubt}" for doubt in plan.no_baselines]
     if plan.unfinished:
         lines.append(

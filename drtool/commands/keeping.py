@@ -13,6 +13,7 @@ from drtool.invocation import INSTANCE, Call, command
 if TYPE_CHECKING:
     from drtool.app import App
     from drtool.catalog import Catalog
+    from drtool.discard import Place
     from drtool.prune import Pruned
 
 
@@ -71,6 +72,71 @@ def _status_of(pruned: list[Pruned]) -> int:
     if problems:
         return problems[0].exit_status
     return ObjectiveBreached.exit_status if any(each.plan.decision.freeze for each in pruned) else 0
+
+
+@click.command()
+@click.argument("set_id", metavar="SET")
+@click.option("--reason", required=True, help="Why it is to go. Kept in the store, in clear.")
+@click.option("--store", "only", metavar="NAME", help="Only from this store of the configuration.")
+@click.option("--yes", is_flag=True, help="Do not ask before it starts.")
+@INSTANCE
+@command
+def discard(call: Call, set_id: str, reason: str, only: str | None, yes: bool, instance: str | None) -> None:
+    """Remove one set that no prune would remove.
+
+    One that is forged, damaged or dated in the future, from every store of the instance that has it. SET is its whole
+    name. A signed receipt keeps who wanted it, when and why.
+    """
+    import getpass
+    import platform
+
+    from drtool.core.model import is_set_id
+    from drtool.discard import discard as remove
+    from drtool.discard import plan_discard
+    from drtool.errors import DrtoolError, SetMissing
+    from drtool.journal import only_run
+    from drtool.report_prune import discard_plan_text, discarded_text
+
+    if not is_set_id(set_id):
+        raise click.UsageError("SET is the whole name of one set, as `drtool list` shows it.")
+    app = call.app(instance)
+    place = _discard_place(app)
+    catalogs = [app.catalog_on(only)] if only else _catalogs(app)
+    plans = [(catalog, plan) for catalog in catalogs if (plan := plan_discard(catalog, set_id, place))]
+    if not plans:
+        where = ", ".join(catalog.store.name for catalog in catalogs)
+        raise SetMissing(f"no backup set {set_id} of {app.instance.name} in {where}", hint="See `drtool list`.")
+    call.ui.say(discard_plan_text(set_id, [plan for _, plan in plans]))
+    if not (yes or call.ui.confirm("Discard it now?")):
+        hint = "Answer y, or give --yes where nobody can answer."
+        raise DrtoolError(f"{set_id} was not discarded: nobody said yes", hint=hint)
+    by = f"{getpass.getuser()} on {platform.node()}"
+    done = []
+    with only_run(app.config.state_dir, app.instance.name, doing="a discard"):
+        for found, plan in plans:
+            with app.leased(found, "a discard") as catalog:
+                done.append(remove(catalog, plan, place, reason=reason, by=by))
+    status = next((each.problem.exit_status for each in done if each.problem), 0)
+    found_there = {"set_id": set_id, "stores": done, "exit_status": status}
+    call.ui.result(found_there, discarded_text(done), bad=bool(status))
+    sys.exit(status)
+
+
+def _discard_place(app: App) -> Place:
+    from drtool.app import new_token
+    from drtool.discard import Place
+    from drtool.errors import ConfigError
+    from drtool.policies import Policy
+
+    if app.signer is None:
+        raise ConfigError("discard needs signing_key: it leaves a signed receipt", hint="`drtool init` makes a key.")
+    if not app.verifier.trusted:
+        raise ConfigError(
+            "discard needs trusted_signers: it could not tell a forged set from a good one",
+            hint="Put the public signing key of the GitLab host there.",
+        )
+    retention = (app.policy or Policy()).retention.as_retention()
+    return Place(retention, app.verifier, app.signer, app.clock, app.emit, new_token)
 
 
 @click.command()

@@ -43,9 +43,9 @@ def backup(call: Call, instance: str | None, dry_run: bool) -> None:
 @INSTANCE
 @command
 def list_sets(call: Call, store: str | None, instance: str | None) -> None:
-    """List the backup sets, oldest first, and what is wrong with each.
+    """List the backup sets, oldest first.
 
-    As far as can be known without reading them: `drtool verify` does that.
+    Says of each what is wrong with it, as far as can be known without reading it: `drtool verify` does that.
     """
     from drtool.listing import list_rows
     from drtool.report_listing import list_text

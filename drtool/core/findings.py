@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Final, Literal
 
 from drtool.core.history import CLOCKS_APART, KnownSet, is_early
 from drtool.core.situation import Situation, StoreSeen
 from drtool.errors import DrtoolError, HostUnfit, ObjectiveBreached, SetDamaged, SetMissing
+
+_DISCARD: Final = "`drtool discard` removes one for good."
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,9 @@ def find_open(situation: Situation, restorable: Sequence[KnownSet], now: datetim
             "clock", HostUnfit, "this host's clock is behind the store's: no age is right", "Set it, and use NTP."
         )
     for number, store in enumerate(stores):
-        yield from _damaged(store, stores, "" if number == 0 else f" in {store.name}")
+        where = "" if number == 0 else f" in {store.name}"
+        yield from _damaged(store, stores, where)
+        yield from _not_ours(store, where)
     yield from _bad_sets(situation.store, restorable, now)
     moved = situation.moved
     if moved and not any(each.state == "verified" and each.taken_at > moved.at for each in restorable):
@@ -81,6 +85,16 @@ def _damaged(store: StoreSeen, stores: Sequence[StoreSeen], where: str) -> Itera
             yield _red("damaged", SetDamaged, f"{each.set_id} is damaged{where}", hint)
 
 
+def _not_ours(store: StoreSeen, where: str) -> Iterator[OpenFinding]:
+    """Also in copies: who restores from one must not find a forgery there that nobody told of."""
+    for doubt in store.doubts:
+        yield _red("not-believed", SetDamaged, f"{doubt}{where}", f"Somebody else wrote it, or changed it. {_DISCARD}")
+    for each in store.known:
+        if each.no_baseline:
+            told = f"says baseline, and does not count{where}: {each.no_baseline}"
+            yield _amber("baseline", told, "Find out who pinned it, and `drtool unpin` it.")
+
+
 def _bad_sets(store: StoreSeen, restorable: Sequence[KnownSet], now: datetime) -> Iterator[OpenFinding]:
     newest = restorable[-1] if restorable else None
     for each in store.known:
@@ -91,14 +105,11 @@ def _bad_sets(store: StoreSeen, restorable: Sequence[KnownSet], now: datetime) -
         elif each.state == "red":
             yield _amber("red", f"{each.set_id} is red", f"`drtool show {each.set_id}` says why.")
         elif is_early(each, now):
-            yield _amber("future", f"{each.set_id} is dated in the future", "A clock was wrong when it was taken.")
-        if each.no_baseline:
-            told = f"says baseline, and does not count: {each.no_baseline}"
-            yield _amber("baseline", told, "Find out who pinned it, and `drtool unpin` it.")
+            yield _amber(
+                "future", f"{each.set_id} is dated in the future", f"A clock was wrong when it was taken. {_DISCARD}"
+            )
     if newest and newest.set_id in store.amber:
         yield _amber("amber", f"{newest.set_id} is amber", f"`drtool show {newest.set_id}` says why.")
-    for doubt in store.doubts:
-        yield _red("not-believed", SetDamaged, doubt, "Somebody else wrote it, or changed it.")
 
 
 def _red(code: str, kind: DrtoolError | type[DrtoolError], message: str, hint: str) -> OpenFinding:

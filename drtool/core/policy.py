@@ -111,6 +111,19 @@ def decide(sets: Iterable[KnownSet], retention: Retention, now: datetime) -> Dec
     return Decision(choices, freeze, guards)
 
 
+def why_needed(set_id: str, sets: Sequence[KnownSet], retention: Retention, now: datetime) -> str | None:
+    """Say why a set has to stay even if somebody asks for its removal, or None. Of pins and locks nothing is said."""
+    if above := [each.set_id for each in sets if each.base == set_id]:
+        return f"it is the base of {above[0]}"
+    others = [each for each in sets if each.set_id != set_id]
+    before, after = (decide(known, retention, now).guards for known in (sets, others))
+    if set_id in before[:1]:
+        return "it is the newest verified set"
+    if len(after) < len(before):
+        return f"without it {len(after)} sets are verified, fewer than the minimum of {retention.minimum}"
+    return None
+
+
 def _age(known: KnownSet) -> tuple[datetime, str]:
     return known.taken_at, known.set_id
 

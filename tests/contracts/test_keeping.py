@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from drtool.catalog import Catalog
+from drtool.clock import SystemClock
 from drtool.core.model import new_set_id
 from drtool.marks import write_tombstone
+from drtool.prune import pin
 from drtool.stores.local import LocalStore
 from tests import sets
 from tests.lives import write_receipt
@@ -162,6 +164,62 @@ def test_a_frozen_prune_ends_with_22_and_a_baseline_thaws_it(kept: Kept) -> None
     assert kept.drtool(*words).status == 0
     assert kept.drtool("prune").status == 0
     assert kept.catalog().set_ids() == kept.catalog("copy").set_ids() == kept.sets[3:]
+
+
+def test_discard_removes_one_set_from_every_store_and_leaves_a_receipt_in_each(kept: Kept) -> None:
+    kept.sign()
+
+    ran = kept.drtool("discard", kept.sets[0], "--reason", "taken by a wrong clock", "--yes", "--json")
+
+    assert ran.status == ran.last["exit_status"] == 0
+    assert [each["removed"] for each in ran.last["stores"]] == [True, True]
+    for store in ("main", "copy"):
+        assert kept.catalog(store).set_ids() == kept.sets[1:]
+        (key,) = kept.catalog(store).receipts("discard-")
+        text, signature = kept.catalog(store).read_receipt(key)
+        sets.keys().verifier.verify(text, signature, source=key)
+        assert json.loads(text)["reason"] == "taken by a wrong clock"
+    assert kept.drtool("discard", kept.sets[0], "--reason", "again", "--yes").status == 14
+
+
+def test_discard_from_one_store_leaves_the_other_alone(kept: Kept) -> None:
+    kept.sign()
+
+    assert kept.drtool("discard", kept.sets[0], "--reason", "?", "--yes", "--store", "copy").status == 0
+    assert kept.catalog().set_ids() == kept.sets
+    assert kept.catalog("copy").set_ids() == kept.sets[1:]
+
+
+def test_discard_asks_and_without_a_terminal_nobody_said_yes(kept: Kept) -> None:
+    kept.sign()
+
+    ran = kept.drtool("discard", kept.sets[0], "--reason", "?")
+
+    assert ran.status == 1 and "--yes" in ran.stderr and kept.sets[0] in ran.stderr
+    assert kept.catalog().set_ids() == kept.catalog("copy").set_ids() == kept.sets
+
+
+def test_discard_wants_a_whole_name_a_reason_and_a_key_to_sign_with(kept: Kept) -> None:
+    for words in (("latest", "--reason", "?"), (kept.sets[0][:-1], "--reason", "?"), (kept.sets[0],)):
+        assert kept.drtool("discard", *words, "--yes").status == 2
+    unsigned = kept.drtool("discard", kept.sets[0], "--reason", "?", "--yes")
+    kept.sign()
+    unknown = kept.drtool("discard", "20000101T000000Z-0000", "--reason", "?", "--yes")
+
+    assert (unsigned.status, unknown.status) == (3, 14)
+    assert "signing_key" in unsigned.stderr and "main" in unknown.stderr and "copy" in unknown.stderr
+    assert kept.catalog().set_ids() == kept.sets
+
+
+def test_what_one_store_must_keep_goes_from_none(kept: Kept) -> None:
+    kept.sign()
+    pin(kept.catalog("copy"), kept.sets[0], reason="the audit", by="root", clock=SystemClock())
+
+    ran = kept.drtool("discard", kept.sets[0], "--reason", "?", "--yes")
+
+    assert ran.status == 22 and "the audit" in ran.stderr and "unpin" in ran.stderr
+    assert kept.catalog().set_ids() == kept.catalog("copy").set_ids() == kept.sets
+    assert kept.drtool("discard", kept.sets[-1], "--reason", "?", "--yes").status == 22  # the newest verified
 
 
 def test_a_store_that_is_not_there_fails_the_prune_before_anything_goes(kept: Kept) -> None:

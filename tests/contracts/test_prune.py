@@ -18,7 +18,8 @@ from drtool.events import ignore
 from drtool.hosts.local import LocalRunner
 from drtool.listing import list_rows
 from drtool.marks import Pin, write_pin, write_tombstone
-from drtool.prune import RemovalRefused, list_pins, pin, unpin
+from drtool.prune import list_pins, pin, unpin
+from drtool.removing import RemovalRefused
 from drtool.report_prune import pin_text, pins_text, pruned_text, unpin_text
 from drtool.signing import Verifier
 from drtool.stores.faults import FaultyStore

@@ -11,7 +11,7 @@ import pytest
 
 from drtool.core.history import KnownSet
 from drtool.core.model import Tally
-from drtool.core.policy import Decision, Retention, decide
+from drtool.core.policy import Decision, Retention, decide, why_needed
 from tests.histories import BEGIN, History, complaints, known_set, nights
 
 DAY = timedelta(days=1)
@@ -307,6 +307,48 @@ def test_a_burst_is_remembered_for_a_week_or_until_a_baseline() -> None:
     assert settle([*accepted, *later(6)], DAILY).freeze is None
 
 
+def filled(days: Iterable[int], *, at: datetime) -> list[KnownSet]:
+    """Sets that another store got on these days, and that came here one after the other within an hour."""
+    there = [known_set(BEGIN + day * DAY, token=f"{place:04x}") for place, day in enumerate(days)]
+    return [
+        replace(each, first_stored_at=each.stored_at, stored_at=at + timedelta(minutes=place))
+        for place, each in enumerate(there)
+    ]
+
+
+def test_a_copy_that_is_filled_in_a_day_with_what_came_night_by_night_is_no_burst() -> None:
+    night_by_night = filled(range(20), at=BEGIN + 20 * DAY)
+
+    assert settle(night_by_night, DAILY).freeze is None
+    assert settle([replace(each, first_stored_at=None) for each in night_by_night], DAILY).freeze
+
+
+def test_a_burst_of_the_other_store_is_one_here_for_a_week_from_when_it_came() -> None:
+    """A thief may wait until the other store has forgotten it."""
+    burst = filled([0] * 7, at=BEGIN + 8 * DAY)
+
+    assert settle([*burst, *later_than(8, 6)], DAILY).freeze
+    assert settle([*burst, *later_than(8, 9)], DAILY).freeze is None
+
+
+def test_some_that_the_other_store_never_had_are_a_burst_among_those_that_it_had() -> None:
+    known, fakes = filled(range(20), at=BEGIN + 20 * DAY), filled(range(7), at=BEGIN + 20 * DAY)
+    fakes = [replace(each, set_id=f"{each.set_id[:-4]}fa{place:02}") for place, each in enumerate(fakes)]
+
+    assert settle([*known, *(replace(each, first_stored_at=None) for each in fakes)], DAILY).freeze
+
+
+def test_a_later_time_elsewhere_makes_no_burst_old_or_new() -> None:
+    burst = [known_set(BEGIN + timedelta(minutes=number)) for number in range(10)]
+    brought_back = [replace(each, first_stored_at=BEGIN + number * DAY) for number, each in enumerate(burst)]
+
+    assert settle(brought_back, DAILY).freeze
+
+
+def later_than(day: int, days: int) -> list[KnownSet]:
+    return [known_set(BEGIN + timedelta(hours=1) + (day + number) * DAY) for number in range(1, days)]
+
+
 # -- increments ------------------------------------------------------------------------------------------------------
 
 
@@ -342,6 +384,38 @@ def test_increments_in_a_circle_are_kept_and_count_for_nothing() -> None:
 
 
 # -- mistakes ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_base_of_an_increment_is_needed_also_when_somebody_asks_for_its_removal() -> None:
+    base, *others = nights(6)
+    top = replace(others[1], base=base.set_id)
+    sets = [base, others[0], top, *others[2:]]
+
+    assert why_needed(base.set_id, sets, DAILY, at_end(sets)) == f"it is the base of {top.set_id}"
+    assert why_needed(others[0].set_id, sets, DAILY, at_end(sets)) is None
+    assert why_needed("20000101T000000Z-0000", sets, DAILY, at_end(sets)) is None
+
+
+@pytest.mark.parametrize(("minimum", "all_are"), [(1, False), (3, False), (5, False), (6, True), (7, True)])
+def test_verified_sets_are_needed_as_long_as_there_are_no_more_than_the_minimum(minimum: int, all_are: bool) -> None:
+    sets, retention = nights(6), replace(DAILY, minimum=minimum)
+    asked = [why_needed(each.set_id, sets, retention, at_end(sets)) for each in sets]
+
+    assert asked[-1] == "it is the newest verified set"
+    assert all(asked) if all_are else not any(asked[:-1])
+
+
+def test_what_counts_for_nothing_is_not_needed() -> None:
+    sets = [
+        *nights(3),
+        known_set(BEGIN - DAY, "damaged"),
+        known_set(BEGIN - 2 * DAY, "red"),
+        known_set(BEGIN + 9 * DAY),
+    ]
+    retention = replace(DAILY, minimum=3)
+
+    now = sets[2].taken_at + timedelta(hours=8)
+    assert [bool(why_needed(each.set_id, sets, retention, now)) for each in sets] == [True] * 3 + [False] * 3
 
 
 def test_a_set_named_twice_is_a_mistake_of_the_caller() -> None:

@@ -114,6 +114,7 @@ RED = [
     (replace(WELL, store=StoreSeen("main", (*NIGHTS, night(9, "damaged", set_id="x")))), "damaged", 21),
     (replace(WELL, store=StoreSeen("main", (*NIGHTS, NEWEST_IS_RED))), "red", 21),
     (replace(WELL, store=StoreSeen("main", NIGHTS, doubts=("forged",))), "not-believed", 21),
+    (replace(WELL, copies=(StoreSeen("copy", NIGHTS, doubts=("forged",)),)), "not-believed", 21),
     (replace(WELL, store=StoreSeen("main", (*NIGHTS, night(9, stored_at=NOW + DAY, set_id="x")))), "clock", 6),
 ]  # fmt: skip
 
@@ -171,6 +172,21 @@ def test_a_set_from_the_future_counts_for_nothing() -> None:
     standing = judge(with_sets(*NIGHTS[:-2], ahead), PROMISES, NOW)
     assert "rpo" in breached(standing)
     assert codes(standing) == {"future"}
+
+
+def test_a_baseline_that_does_not_count_is_amber_wherever_it_is() -> None:
+    doubtful = (replace(NIGHTS[0], pin="?", no_baseline="the pin is not signed"), *NIGHTS[1:])
+    for stores in ({"store": StoreSeen("main", doubtful)}, {"copies": (StoreSeen("copy", doubtful),)}):
+        standing = judge(replace(WELL, **stores), PROMISES, NOW)
+        assert codes(standing) == {"baseline"} and standing.exit_status == 0
+        assert "not signed" in standing.findings[0].message
+
+
+def test_what_no_prune_removes_leads_to_the_command_that_does() -> None:
+    ahead = night(12, stored_at=NOW - HOUR)
+    standing = judge(replace(WELL, store=StoreSeen("main", (*NIGHTS, ahead), doubts=("forged",))), PROMISES, NOW)
+    hints = {each.code: each.hint for each in standing.findings}
+    assert all("`drtool discard`" in hints[code] for code in ("future", "not-believed"))
 
 
 def test_a_set_that_is_being_removed_is_none() -> None:
