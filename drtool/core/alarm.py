@@ -7,7 +7,7 @@ weeks; these alarms make somebody look in that time. A pin with ``baseline`` is 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from drtool.core.history import KnownSet
@@ -66,14 +66,25 @@ def _median(values: Sequence[int]) -> int:
 
 
 def _burst(known: Sequence[KnownSet], sets_a_day: int) -> str | None:
-    """Count by the store's clock: a name can bear any date, as the clock of the host can."""
+    """Count by the clocks of stores: a name can bear any date, as the clock of the host can.
+
+    A copy may be filled in a day with what another store got in months: that is no burst. What was one there is one
+    here, and is remembered for as long from when it came here: whoever waits for the other freeze to end gains nothing.
+    """
     judged = [each for each in known if each.state in ("verified", "unverified")]
     if len(judged) <= sets_a_day:
         return None
     since = max((each.stored_at for each in judged if each.baseline), default=None)
-    times = sorted(each.stored_at for each in judged if since is None or each.stored_at > since)
-    for first, last in zip(times, times[sets_a_day:], strict=False):
-        if last - first < _DAY and last > times[-1] - _WATCHED:
+    new = sorted((each for each in judged if since is None or each.stored_at > since), key=_first_stored_at)
+    newest = max((each.stored_at for each in new), default=None)
+    for place in range(len(new) - sets_a_day):
+        burst = new[place : place + sets_a_day + 1]
+        last, came = _first_stored_at(burst[-1]), max(each.stored_at for each in burst)
+        if newest and last - _first_stored_at(burst[0]) < _DAY and came > newest - _WATCHED:
             when = f"{last.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
             return f"more than {sets_a_day} sets were stored within a day, which ended {when}: more than is usual"
     return None
+
+
+def _first_stored_at(known: KnownSet) -> datetime:
+    return min(known.stored_at, known.first_stored_at or known.stored_at)

@@ -24,7 +24,8 @@ class KnownSet:
 
     ``size`` is what it takes in the store. ``base`` is the set that it is an increment of. ``pin`` is the text of its
     pin, None without one; a ``baseline`` is a pin that says: this set is as it should be, compare with it.
-    ``no_baseline`` is why a pin that says so does not count as one.
+    ``no_baseline`` is why a pin that says so does not count as one. ``first_stored_at`` is when another store had this
+    very set before, by a clock at least as good as this store's.
     """
 
     set_id: str
@@ -38,6 +39,7 @@ class KnownSet:
     baseline: bool = False
     locked_until: datetime | None = None
     no_baseline: str = ""
+    first_stored_at: datetime | None = None
 
 
 def is_early(known: KnownSet, now: datetime) -> bool:

@@ -307,48 +307,6 @@ def test_a_burst_is_remembered_for_a_week_or_until_a_baseline() -> None:
     assert settle([*accepted, *later(6)], DAILY).freeze is None
 
 
-def filled(days: Iterable[int], *, at: datetime) -> list[KnownSet]:
-    """Sets that another store got on these days, and that came here one after the other within an hour."""
-    there = [known_set(BEGIN + day * DAY, token=f"{place:04x}") for place, day in enumerate(days)]
-    return [
-        replace(each, first_stored_at=each.stored_at, stored_at=at + timedelta(minutes=place))
-        for place, each in enumerate(there)
-    ]
-
-
-def test_a_copy_that_is_filled_in_a_day_with_what_came_night_by_night_is_no_burst() -> None:
-    night_by_night = filled(range(20), at=BEGIN + 20 * DAY)
-
-    assert settle(night_by_night, DAILY).freeze is None
-    assert settle([replace(each, first_stored_at=None) for each in night_by_night], DAILY).freeze
-
-
-def test_a_burst_of_the_other_store_is_one_here_for_a_week_from_when_it_came() -> None:
-    """A thief may wait until the other store has forgotten it."""
-    burst = filled([0] * 7, at=BEGIN + 8 * DAY)
-
-    assert settle([*burst, *later_than(8, 6)], DAILY).freeze
-    assert settle([*burst, *later_than(8, 9)], DAILY).freeze is None
-
-
-def test_some_that_the_other_store_never_had_are_a_burst_among_those_that_it_had() -> None:
-    known, fakes = filled(range(20), at=BEGIN + 20 * DAY), filled(range(7), at=BEGIN + 20 * DAY)
-    fakes = [replace(each, set_id=f"{each.set_id[:-4]}fa{place:02}") for place, each in enumerate(fakes)]
-
-    assert settle([*known, *(replace(each, first_stored_at=None) for each in fakes)], DAILY).freeze
-
-
-def test_a_later_time_elsewhere_makes_no_burst_old_or_new() -> None:
-    burst = [known_set(BEGIN + timedelta(minutes=number)) for number in range(10)]
-    brought_back = [replace(each, first_stored_at=BEGIN + number * DAY) for number, each in enumerate(burst)]
-
-    assert settle(brought_back, DAILY).freeze
-
-
-def later_than(day: int, days: int) -> list[KnownSet]:
-    return [known_set(BEGIN + timedelta(hours=1) + (day + number) * DAY) for number in range(1, days)]
-
-
 # -- increments ------------------------------------------------------------------------------------------------------
 
 
