@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from drtool import attack, backup, restore
+from drtool.arrivals import OpenCatalog
 from drtool.capabilities import Facts, Trial
 from drtool.catalog import BackupSet, Catalog
 from drtool.choosing import LATEST, resolve
@@ -98,6 +99,12 @@ class App:
     def store_names(self) -> tuple[str, ...]:
         """The instance's own store and those of its copies, in this order."""
         return (self.instance.store, *(table.store for table in self.instance.copies))
+
+    def witnesses(self, store: str) -> list[OpenCatalog]:
+        """The other stores whose clocks are no worse than this one's: a thief can date what lies in a directory."""
+        kinds = {name: self.store_table(name).kind for name in self.store_names}
+        good = [name for name in kinds if kinds[store] == "local" or kinds[name] != "local"]
+        return [partial(self.catalog_on, name) for name in good if name != store]
 
     def catalog_on(self, store: str) -> Catalog:
         """The instance's sets on any store of the configuration. Raises ConfigError."""

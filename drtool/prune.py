@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
+from drtool.arrivals import OpenCatalog
 from drtool.catalog import BackupSet, Catalog
 from drtool.clock import Clock
 from drtool.core.model import Manifest
@@ -50,14 +51,18 @@ def prune(
     clock: Clock,
     emit: Emit,
     locked_for: timedelta | None = None,
+    others: Sequence[OpenCatalog] = (),
     dry_run: bool = False,
 ) -> Pruned:
     """Remove what the policy lets go, oldest first. May be called again after anything, and then finishes.
 
+    ``others`` are asked about what was stored late, see ``arrivals``.
     What the store refuses to delete is a problem of the result, and the others still go. Raises StoreError when the
     store fails otherwise, and leaves what a next call finishes.
     """
-    plan = plan_prune(catalog, retention, verifier=verifier, clock=clock, emit=emit, locked_for=locked_for)
+    plan = plan_prune(
+        catalog, retention, verifier=verifier, clock=clock, emit=emit, locked_for=locked_for, others=others
+    )
     if dry_run:
         return Pruned(plan, True, (), 0, ())
     removed: list[Removal] = []

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 
+from drtool.arrivals import OpenCatalog, date_late
 from drtool.catalog import MANIFEST, PIN, PIN_SIGNATURE, REJECTED, SIGNATURE, TOMBSTONE, Catalog
 from drtool.clock import Clock
 from drtool.core.history import KnownSet, State
@@ -68,12 +69,15 @@ def plan_prune(
     clock: Clock,
     emit: Emit,
     locked_for: timedelta | None = None,
+    others: Sequence[OpenCatalog] = (),
 ) -> PrunePlan:
     """Look at every set and decide. Changes nothing.
 
-    ``locked_for``: how long the policy locks what is stored; None where it does not. Raises StoreError.
+    ``locked_for``: how long the policy locks what is stored; None where it does not. ``others`` are stores that may
+    tell when a set was new. Raises StoreError.
     """
-    folders, known = look(catalog, verifier, emit, locked_for)
+    folders, seen = look(catalog, verifier, emit, locked_for)
+    known = date_late(seen, _manifests(folders), others, verifier)
     whole = [each for each in folders if each.is_recorded and not each.is_half_gone]
     decision = decide(known, retention, clock.now())
     reasons = {choice.set_id: choice.reasons for choice in decision.choices if choice.action == "remove"}
@@ -107,12 +111,17 @@ class Seen:
     doubts: tuple[str, ...]
 
 
-def look_at_sets(catalog: Catalog, *, verifier: Verifier, emit: Emit, locked_for: timedelta | None = None) -> Seen:
+def look_at_sets(catalog: Catalog, *, verifier: Verifier, emit: Emit, others: Sequence[OpenCatalog] = ()) -> Seen:
     """Look at every set, as a prune does, and decide nothing. Raises StoreError."""
-    folders, known = look(catalog, verifier, emit, locked_for)
-    manifests = {each.set_id: each.manifest for each in folders if each.manifest}
+    folders, seen = look(catalog, verifier, emit, None)
+    manifests = _manifests(folders)
+    known = date_late(seen, manifests, others, verifier)
     going = frozenset(each.set_id for each in folders if TOMBSTONE in each.objects)
     return Seen(tuple(known), going, manifests, tuple(each.doubt for each in folders if each.doubt))
+
+
+def _manifests(folders: Sequence[Folder]) -> dict[str, Manifest]:
+    return {each.set_id: each.manifest for each in folders if each.manifest}
 
 
 def look(

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from drtool.arrivals import OpenCatalog
 from drtool.capabilities import Facts
-from drtool.catalog import MANIFEST, Catalog
+from drtool.catalog import MANIFEST
 from drtool.clock import Clock
 from drtool.core.history import KnownSet
 from drtool.core.policy import Retention, decide
@@ -26,14 +27,13 @@ from drtool.prune_plan import look_at_sets
 from drtool.signing import Verifier
 from drtool.survey import look_at_version, unfinished_restore
 
-OpenCatalog = Callable[[], Catalog]
-
 
 @dataclass(frozen=True)
 class Sources:
     """Where to look. Stores are opened late: one that cannot be opened is something to tell, not the end.
 
-    ``facts`` is what can be asked of the first store's bucket.
+    ``facts`` is what can be asked of the first store's bucket. ``witnesses`` names, by the name of a store, those that
+    may tell when it could have had a set already.
     """
 
     instance: str
@@ -47,6 +47,7 @@ class Sources:
     state: Path
     clock: Clock
     emit: Emit
+    witnesses: Callable[[str], Sequence[OpenCatalog]] = lambda _: ()
 
 
 def status(sources: Sources) -> Standing:
@@ -97,7 +98,8 @@ def look(sources: Sources) -> Situation:
 
 def _look_at_store(name: str, open_catalog: OpenCatalog, sources: Sources) -> StoreSeen:
     try:
-        seen = look_at_sets(open_catalog(), verifier=sources.verifier, emit=sources.emit)
+        others = sources.witnesses(name)
+        seen = look_at_sets(open_catalog(), verifier=sources.verifier, emit=sources.emit, others=others)
     except DrtoolError as problem:
         return StoreSeen(name, problem=problem)
     amber = frozenset(set_id for set_id, manifest in seen.manifests.items() if manifest.verdict == "amber")

@@ -49,7 +49,7 @@ def _prune_all(app: App, *, dry_run: bool) -> list[Pruned]:
 
     policy = app.policy or Policy()
     pruned = []
-    for found in _catalogs(app):
+    for name, found in zip(app.store_names, _catalogs(app), strict=True):
         with nullcontext(found) if dry_run else app.leased(found, "a prune") as catalog:
             done = remove(
                 catalog,
@@ -58,6 +58,7 @@ def _prune_all(app: App, *, dry_run: bool) -> list[Pruned]:
                 clock=app.clock,
                 emit=app.emit,
                 locked_for=policy.lock.duration if policy.lock else None,
+                others=app.witnesses(name),
                 dry_run=dry_run,
             )
         pruned.append(done)

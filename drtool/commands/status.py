@@ -57,6 +57,7 @@ def sources_of(app: App) -> Sources:
         state=app.config.state_dir,
         clock=app.clock,
         emit=app.emit,
+        witnesses=app.witnesses,
     )
 
 
