@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from drtool.invocation import INSTANCE, Call, command
+from drtool.invocation import INSTANCE, STORE, Call, command
 
 if TYPE_CHECKING:
     from drtool.app import App
@@ -187,15 +187,16 @@ def unpin(call: Call, set_id: str, instance: str | None) -> None:
 
 
 @click.command()
+@STORE
 @INSTANCE
 @command
-def pins(call: Call, instance: str | None) -> None:
+def pins(call: Call, store: str | None, instance: str | None) -> None:
     """List the sets that are pinned, and why."""
     from drtool.prune import list_pins
     from drtool.report_prune import pins_text
 
     app = call.app(instance)
-    found = list_pins(app.catalog, app.verifier)
+    found = list_pins(app.catalog_on(store) if store else app.catalog, app.verifier)
     call.ui.result({"pins": found}, pins_text(found))
 
 

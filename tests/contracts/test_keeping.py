@@ -129,6 +129,8 @@ def test_a_set_that_only_a_copy_has_is_pinned_and_unpinned_by_its_whole_name(kep
     assert kept.drtool("pin", lost[:-1], "--reason", "what is left").status == 14
     assert kept.drtool("pin", lost, "--reason", "what is left", "--json").last["stores"] == 1
     assert kept.catalog("copy").is_pinned(lost)
+    assert kept.drtool("pins").stdout == "No set is pinned.\n"
+    assert lost in kept.drtool("pins", "--store", "copy").stdout
     assert "it was for: what is left" in kept.drtool("unpin", lost).stdout
     assert not kept.catalog("copy").is_pinned(lost)
 
