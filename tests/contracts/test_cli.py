@@ -30,6 +30,7 @@ COMMANDS = [
     "pin",
     "unpin",
     "pins",
+    "discard",
     "notify",
     "install-timer",
     "fetch",
