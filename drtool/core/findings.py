@@ -14,7 +14,7 @@ from drtool.core.history import CLOCKS_APART, KnownSet, is_early
 from drtool.core.situation import Situation, StoreSeen
 from drtool.errors import DrtoolError, HostUnfit, ObjectiveBreached, SetDamaged, SetMissing
 
-_DISCARD: Final = "`drtool discard` removes one for good."
+_DISCARD: Final = "`drtool discard` removes it for good."
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ def _damaged(store: StoreSeen, stores: Sequence[StoreSeen], where: str) -> Itera
             mend = (
                 f"`drtool copy {each.set_id} --from {source} --to {store.name} --mend` sends again what is not intact."
             )
-            hint = f"{mend if source else 'No other store has it whole.'} Find out who changed it."
+            hint = f"{mend if source else f'No other store has it whole. {_DISCARD}'} Find out who changed it."
             yield _red("damaged", SetDamaged, f"{each.set_id} is damaged{where}", hint)
 
 

@@ -103,7 +103,7 @@ def find_lost(stores: Sequence[StoreSeen], retention: Retention, now: datetime) 
     of the other store counts, which held nothing here.
     """
     for place, store in enumerate(stores):
-        here = {each.set_id for each in store.known} | set(store.going)
+        here = {each.set_id for each in store.known}
         times = [each.taken_at for each in store.known] or [now]
         for other in stores:
             missing = [

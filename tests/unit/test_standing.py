@@ -259,6 +259,14 @@ def test_a_set_that_only_the_copy_has_is_gone_from_the_first_store() -> None:
     assert standing.exit_status == SetMissing.exit_status
 
 
+def test_a_tombstone_in_its_empty_folder_hides_no_set_that_is_gone() -> None:
+    """Whoever deletes a set may leave one there: it says nothing of who did it."""
+    copy = StoreSeen("copy", NIGHTS)
+    for number, told in ((8, [("main", (NIGHTS[8].set_id,))]), (1, [])):  # the policy let go of the other
+        main = StoreSeen("main", tuple(without(number)), going=frozenset({NIGHTS[number].set_id}))
+        assert [(found.store, found.set_ids) for found in find_lost((main, copy), KEEP_SIX, NOW)] == told
+
+
 def test_a_set_between_others_is_gone_from_the_copy() -> None:
     assert lost(NIGHTS, without(8)) == [("copy", NIGHTS[8].set_id)]
 
