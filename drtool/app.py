@@ -25,7 +25,7 @@ from drtool.core.packages import package_of
 from drtool.core.plan import Via
 from drtool.core.posture import StorePlace
 from drtool.engine import HostKey
-from drtool.errors import ConfigError, DrtoolError, SignatureInvalid
+from drtool.errors import ConfigError, DrtoolError, SetDamaged, SetMissing, SignatureInvalid, StoreError
 from drtool.events import Emit
 from drtool.hosts import Runner
 from drtool.hosts.local import LocalRunner
@@ -203,16 +203,26 @@ class App:
         self, text: str, *, store: str | None = None, identities: tuple[object, ...] = (), unsigned: bool = False
     ) -> BackupSet:
         """Find a set in a store (default: the instance's) and check its signature, unless none is wanted."""
-        catalog = self.catalog_on(store) if store else self.catalog
-        set_id = self.resolve(text, catalog)
-        try:
-            manifest = catalog.read_manifest(set_id, None if unsigned else self.verifier)
-        except SignatureInvalid as problem:
-            if text != LATEST or not self.verifier.trusted:
-                raise
-            hint = "Use a set whose signature holds, by its name: `drtool list` shows which do."
-            raise SignatureInvalid(str(problem), hint=hint) from problem
+        with self.reading(store) as catalog:
+            set_id = self.resolve(text, catalog)
+            try:
+                manifest = catalog.read_manifest(set_id, None if unsigned else self.verifier)
+            except SignatureInvalid as problem:
+                if text != LATEST or not self.verifier.trusted:
+                    raise
+                hint = "Use a set whose signature holds, by its name: `drtool list` shows which do."
+                raise SignatureInvalid(str(problem), hint=hint) from problem
         return BackupSet(catalog, manifest, identities)
+
+    @contextmanager
+    def reading(self, store: str | None) -> Iterator[Catalog]:
+        """The sets of a store (default: the instance's). Whoever named none hears of the copies when that fails."""
+        try:
+            yield self.catalog_on(store) if store else self.catalog
+        except (StoreError, SetMissing, SetDamaged) as problem:
+            if store is None and self.instance.copies:
+                problem.hint = f"{problem.hint} A copy is read with --store {self.store_names[1]}.".strip()
+            raise
 
     def resolve(self, text: str, catalog: Catalog) -> str:
         """Find a set by a name, by its beginning or as ``latest``, as this host's clock has it. Raises SetMissing."""

@@ -36,16 +36,27 @@ class Records:
 def read_records(catalog: Catalog, verifier: Verifier, emit: Emit) -> Records:
     """Read the newest receipts that a trusted key signed. Raises StoreError."""
     verified = _Kind(catalog, ("verify-",), verifier, emit)
-    done = _Kind(catalog, ("restore-", "drill-"), verifier, emit)
+    drill, restore = read_restores(catalog, verifier, emit)
     last = verified.newest(lambda receipt: receipt["level"] in ("digest", "contents"))
     return Records(
         digest=_done(verified.newest(lambda receipt: receipt["level"] in ("digest", "contents") and _is_good(receipt))),
         contents=_done(verified.newest(lambda receipt: receipt["level"] == "contents" and _is_good(receipt))),
         problems=int(last["problems"]) if last else None,
-        drill=_done(done.newest(lambda receipt: receipt["purpose"] == "drill")),
-        restore=_done(done.newest(lambda receipt: receipt["purpose"] in ("restore", "drill"))),
+        drill=drill,
+        restore=restore,
         moved=_moved(_read_all(catalog, sorted(catalog.receipts("cutover-")), verifier, emit)),
     )
+
+
+def read_restores(catalog: Catalog, verifier: Verifier, emit: Emit) -> tuple[Done | None, Done | None]:
+    """The last drill, and the last restore or drill: of the sets in this store, in which their receipts are."""
+    done = _Kind(catalog, ("restore-", "drill-"), verifier, emit)
+    drill = _done(done.newest(lambda receipt: receipt["purpose"] == "drill"))
+    return drill, _done(done.newest(lambda receipt: receipt["purpose"] in ("restore", "drill")))
+
+
+def newer(one: Done | None, other: Done | None) -> Done | None:
+    return max(filter(None, (one, other)), key=lambda done: done.finished_at, default=None)
 
 
 def _is_good(receipt: dict[str, Any]) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from drtool.arrivals import OpenCatalog
@@ -20,7 +21,7 @@ from drtool.events import Emit
 from drtool.hosts import Runner
 from drtool.installs.omnibus import Omnibus
 from drtool.journal import Journal
-from drtool.last_done import Records, read_records
+from drtool.last_done import Records, newer, read_records, read_restores
 from drtool.next_run import look_at_next_run
 from drtool.policies import Policy
 from drtool.prune_plan import look_at_sets
@@ -72,7 +73,7 @@ def look(sources: Sources) -> Situation:
     """Look at the stores, the newest receipts, and what this host knows."""
     retention = sources.policy.retention.as_retention() if sources.policy else Retention()
     stores = [_look_at_store(name, catalog, sources) for name, catalog in (sources.store, *sources.copies)]
-    records, store = _read_records(stores[0], sources)
+    records, store = _read_records(stores, sources)
     now = sources.clock.now()
     frozen = [f"{each.name}: {why}" for each in stores if (why := decide(each.known, retention, now).freeze)]
     restorable = find_restorable(store, now)
@@ -106,15 +107,21 @@ def _look_at_store(name: str, open_catalog: OpenCatalog, sources: Sources) -> St
     return StoreSeen(name, seen.known, seen.going, amber, seen.doubts)
 
 
-def _read_records(store: StoreSeen, sources: Sources) -> tuple[Records, StoreSeen]:
-    """The receipts in the first store; without them it counts as one that does not answer."""
-    nothing = Records(None, None, None, None, None)
+def _read_records(stores: Sequence[StoreSeen], sources: Sources) -> tuple[Records, StoreSeen]:
+    """The receipts in the first store; without them it counts as one that does not answer. Restores from any store."""
+    nothing, store = Records(None, None, None, None, None), stores[0]
     if store.problem:
         return nothing, store
     try:
-        return read_records(sources.store[1](), sources.verifier, sources.emit), store
+        records = read_records(sources.store[1](), sources.verifier, sources.emit)
     except DrtoolError as problem:
         return nothing, StoreSeen(store.name, problem=problem)
+    for seen, (_, open_catalog) in zip(stores[1:], sources.copies, strict=True):
+        with suppress(DrtoolError):  # whose word then proves no drill
+            if seen.problem is None:
+                drill, restore = read_restores(open_catalog(), sources.verifier, sources.emit)
+                records = replace(records, drill=newer(records.drill, drill), restore=newer(records.restore, restore))
+    return records, store
 
 
 def _next_run(sources: Sources) -> NextRun:

@@ -51,8 +51,8 @@ def list_sets(call: Call, store: str | None, instance: str | None) -> None:
     from drtool.report_listing import list_text
 
     app = call.app(instance)
-    catalog = app.catalog_on(store) if store else app.catalog
-    rows = list_rows(catalog, app.verifier, app.clock.now())
+    with app.reading(store) as catalog:
+        rows = list_rows(catalog, app.verifier, app.clock.now())
     call.ui.result({"sets": rows}, list_text(rows, app.instance.name, catalog.store.name))
 
 
@@ -178,7 +178,7 @@ def copy_command(
     if target == (source or app.instance.store):
         raise click.UsageError(f"{target} is where the set is read from: say another one, --from or --to.")
     with app.leased(app.catalog_on(target), "a copy") as there:
-        opened = app.open_set(set_id, store=source, unsigned=unsigned)
+        opened = app.open_set(set_id, store=source or app.instance.store, unsigned=unsigned)
         copied = copy_set(opened, there, clock=app.clock, emit=app.emit, mend=mend)
     text = [copied_text(copied)]
     if copied.wrong:  # what was found of it stands in receipts

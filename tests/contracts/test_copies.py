@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,6 +72,24 @@ def test_copying_to_a_store_that_is_not_configured_names_those_that_are(place: P
     assert ran.status == ConfigError.exit_status
     assert "[store.elsewhere]" in ran.stderr
     assert "main" in ran.stderr
+
+
+def test_a_restore_is_planned_from_the_store_that_is_named_though_the_first_is_gone(
+    place: Playground, tmp_path: Path
+) -> None:
+    second, away = tmp_path / "second", tmp_path / "away"
+    second.mkdir()
+    config = _configured(place, second)
+    assert place.drtool("backup", "--config", config).status == 0
+    place.store.rename(away)
+    words = ("restore", "latest", "--to", "local", "--yes-replace", platform.node(), "--dry-run", "--config", config)
+
+    without = place.drtool(*words)
+    ran = place.drtool(*words, "--store", "second", "--json")
+    away.rename(place.store)
+
+    assert without.status == BucketMissing.exit_status
+    assert (ran.status, ran.last.get("store")) == (0, "second"), ran.stdout
 
 
 @pytest.mark.parametrize(

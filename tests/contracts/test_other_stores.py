@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -63,7 +65,10 @@ def test_commands_that_read_read_the_store_that_is_named(robbed: tuple[TwoStores
         ("diff", set_id, "latest"): "differences",
     }
 
-    assert two.drtool("list").status == BucketMissing.exit_status
+    for without in (["list"], ["show", "latest"]):
+        ran = two.drtool(*without)
+        assert ran.status == BucketMissing.exit_status
+        assert "--store copy" in ran.stderr
     for command, field in commands.items():
         ran = two.drtool(*command, "--store", "copy", "--json")
         assert ran.status == 0, ran.stdout
@@ -113,6 +118,25 @@ def test_the_receipt_of_a_verification_lies_in_the_store_that_was_read(robbed: t
     assert two.drtool("verify", "--store", "copy").status == 0
 
     assert len(two.catalog("copy").receipts(f"verify-{set_id}-")) == 1
+
+
+def test_a_drill_of_a_set_in_the_copy_counts(two: TwoStores) -> None:
+    manifest = two.take().manifest
+    assert two.drtool("copy", "latest", "--to", "copy").status == 0
+    run_id = f"restore-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-0000"
+    receipt = {
+        "purpose": "drill",
+        "run_id": run_id,
+        "instance": manifest.instance,
+        "set_id": manifest.set_id,
+        "finished_at": datetime.now(UTC).isoformat(),
+        "steps": [{"seconds": 60.0}],
+    }
+    two.catalog("copy").put_receipt(run_id, json.dumps(receipt).encode(), two.keys.signer)
+
+    (standing,) = two.drtool("status", "--json").last["instances"]
+
+    assert standing["drill"]["set_id"] == standing["restore"]["set_id"] == manifest.set_id
 
 
 # -- every store -----------------------------------------------------------------------------------------------------
