@@ -44,7 +44,7 @@ def discard_plan_text(set_id: str, plans: Sequence[DiscardPlan]) -> str:
             lines.append(f"    not believed: {plan.doubt}")
             lines.append("    so what goes is what has a name that a backup gives, in this set's own folder")
         if plan.left:
-            lines.append(f"    stays, because no backup names it so: {_some(plan.left)}")
+            lines.append(f"    not ours, stays: {_some(plan.left)}")
     return "\n".join(lines)
 
 

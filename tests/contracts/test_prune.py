@@ -505,6 +505,8 @@ def test_texts_say_what_was_done_and_why(catalog: Catalog) -> None:
     made = pin(catalog, set_id(0), reason="before 18.0", by="root", clock=clock(3))
     tried, done = pruned_text(run(catalog, 3, dry_run=True)), pruned_text(run(catalog, 3))
 
+    locked = dataclasses.replace(run(catalog, 3), locked=(set_id(2), set_id(3)))
+    assert f"2 sets locked for longer: {set_id(2)}, {set_id(3)}" in pruned_text(locked) and "longer" not in done
     assert "Would remove 1 set, " in tried and "1 set removed" in done
     assert "no rule keeps it" in done and "pinned: before 18.0 (root)" in done and "newest verified" in done
     assert "before 18.0" in pins_text([made]) and set_id(0) in pin_text(made)
