@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC
 
@@ -20,7 +21,7 @@ from drtool.catalog import PIN, TOMBSTONE, Catalog
 from drtool.clock import Clock
 from drtool.core.history import State
 from drtool.core.policy import Retention, why_needed
-from drtool.errors import Busy, ObjectiveBreached
+from drtool.errors import Busy, ObjectiveBreached, SetDamaged, SetMissing, SignatureInvalid
 from drtool.events import Emit
 from drtool.layout import could_be_volume
 from drtool.locking import locked_until
@@ -73,12 +74,16 @@ class Discarded:
 def plan_discard(catalog: Catalog, set_id: str, place: Place) -> DiscardPlan | None:
     """Look at every set, and say what of this one would go; None where the store has no such set. Changes nothing.
 
-    One whose removal began counts as there. Raises MustStay, StoreError.
+    One whose removal began counts as there. Raises MustStay, StoreError; FormatTooNew for a set of a newer drtool,
+    which may be as good as any.
     """
     folders, known = look(catalog, place.verifier, place.emit, None)
     folder = next((each for each in folders if each.set_id == set_id), None)
     if folder is None or not (folder.is_recorded or TOMBSTONE in folder.objects):
         return None
+    if folder.doubt:
+        with suppress(SetDamaged, SetMissing, SignatureInvalid):
+            catalog.read_manifest(set_id, place.verifier)
     removal = _removal(folder)
     _refuse_pinned(catalog, folder, place.verifier)
     if why := why_needed(set_id, known, place.retention, place.clock.now()):

@@ -15,7 +15,7 @@ from drtool.catalog import MANIFEST, PIN, REJECTED, SIGNATURE, TOMBSTONE, Catalo
 from drtool.core.model import render_manifest
 from drtool.core.policy import Retention
 from drtool.discard import Discarded, DiscardPlan, MustStay, Place, discard, plan_discard
-from drtool.errors import Busy, SignatureInvalid, StoreAccessDenied
+from drtool.errors import Busy, FormatTooNew, SignatureInvalid, StoreAccessDenied
 from drtool.events import ignore
 from drtool.locking import locked_until
 from drtool.marks import write_tombstone
@@ -267,6 +267,15 @@ def test_the_minimum_of_verified_sets_stays(catalog: Catalog) -> None:
     with pytest.raises(MustStay, match="fewer than the minimum of 9"):
         plan_discard(live(NIGHTS), set_id(0), place(Retention(minimum=9)))
     assert discarded(catalog, AHEAD).removed  # what does not count is not needed
+
+
+def test_a_set_of_a_newer_drtool_is_signed_and_good_and_not_ours_to_judge(catalog: Catalog) -> None:
+    text = b'{"format": 2}'
+    put(catalog, 1, MANIFEST, text)
+    put(catalog, 1, SIGNATURE, sets.keys().signer.sign(text))
+
+    with pytest.raises(FormatTooNew):
+        planned(catalog, 1)
 
 
 def test_a_locked_set_stays_where_a_delete_would_only_hide_it() -> None:
