@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import Any, Final
 
 from drtool.catalog import Catalog
@@ -14,7 +16,9 @@ from drtool.errors import ObjectMissing, SetDamaged, SignatureInvalid
 from drtool.events import Emit, Noticed
 from drtool.signing import Verifier
 
-_LOOKED_AT: Final = 200  # receipts of a kind, the newest; what is older than those proves nothing recent
+_LOOKED_AT: Final = 200  # receipts of a kind and level, the newest; what is older than those proves nothing recent
+_LEVEL = re.compile(r"-(present|digest|contents)\.[^.-]+\.json\Z")  # in the names of verifications, since they tell it
+_READ: Final = ("digest", "contents")  # levels at which every byte is read
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +41,10 @@ def read_records(catalog: Catalog, verifier: Verifier, emit: Emit) -> Records:
     """Read the newest receipts that a trusted key signed. Raises StoreError."""
     verified = _Kind(catalog, ("verify-",), verifier, emit)
     drill, restore = read_restores(catalog, verifier, emit)
-    last = verified.newest(lambda receipt: receipt["level"] in ("digest", "contents"))
+    last = verified.newest(lambda _: True, _READ)
     return Records(
-        digest=_done(verified.newest(lambda receipt: receipt["level"] in ("digest", "contents") and _is_good(receipt))),
-        contents=_done(verified.newest(lambda receipt: receipt["level"] == "contents" and _is_good(receipt))),
+        digest=_done(verified.newest(_is_good, _READ)),
+        contents=_done(verified.newest(_is_good, ("contents",))),
         problems=int(last["problems"]) if last else None,
         drill=drill,
         restore=restore,
@@ -64,23 +68,30 @@ def _is_good(receipt: dict[str, Any]) -> bool:
 
 
 class _Kind:
-    """Receipts of some purposes, newest first; each is read once."""
+    """Receipts of some purposes, newest first; each is read once, and none whose name tells another level."""
 
     def __init__(self, catalog: Catalog, prefixes: Sequence[str], verifier: Verifier, emit: Emit) -> None:
         keys = [key for prefix in prefixes for key in catalog.receipts(prefix)]
-        newest_first = sorted(keys, key=lambda key: key.rsplit("-", 2)[1:], reverse=True)[:_LOOKED_AT]
-        self._unread = _read_all(catalog, newest_first, verifier, emit)
-        self._read: list[dict[str, Any]] = []
+        self._newest_first = sorted(keys, key=lambda key: key.rsplit("-", 2)[1:], reverse=True)
+        self._read: dict[str, dict[str, Any] | None] = {}
+        self._catalog, self._verifier, self._emit = catalog, verifier, emit
 
-    def newest(self, counts: Callable[[dict[str, Any]], bool]) -> dict[str, Any] | None:
-        for receipt in self._read:
-            if counts(receipt):
-                return receipt
-        for receipt in self._unread:
-            self._read.append(receipt)
-            if counts(receipt):
+    def newest(self, counts: Callable[[dict[str, Any]], bool], levels: Sequence[str] = ("",)) -> dict[str, Any] | None:
+        """The newest that counts, of these levels of verification; other kinds have none."""
+        wanted = (key for key in self._newest_first if (_level_in(key) or levels[0]) in levels)
+        for key in islice(wanted, _LOOKED_AT):
+            if key not in self._read:
+                self._read[key] = next(_read_all(self._catalog, (key,), self._verifier, self._emit), None)
+            receipt = self._read[key]
+            if receipt and receipt["level"] in levels and counts(receipt):
                 return receipt
         return None
+
+
+def _level_in(key: str) -> str:
+    """The level of verification that a name tells; empty if it tells none."""
+    found = _LEVEL.search(key)
+    return found[1] if found else ""
 
 
 def _read_all(catalog: Catalog, keys: Sequence[str], verifier: Verifier, emit: Emit) -> Iterator[dict[str, Any]]:
@@ -112,6 +123,8 @@ def _parse(text: bytes, key: str, instance: str) -> dict[str, Any]:
         stamp = f"verify-{receipt['set_id']}-{finished.astimezone(UTC):%Y%m%dT%H%M%SZ}-"
         if not name.startswith(stamp) or not isinstance(receipt["problems"], int) or not receipt["signature"]:
             raise ValueError("its name is not the one that it was written under")
+        if _level_in(key) not in ("", receipt["level"]):
+            raise ValueError("it is of another level than its name says")
         took = None
     else:
         result = f"-{str(receipt['result']).replace(' ', '-')}" if receipt["purpose"] == "cutover" else ""

@@ -95,6 +95,14 @@ def verify_stores(
     return tuple(found)
 
 
+def receipt_name(set_id: str, level: Level, at: datetime, token: str) -> str:
+    """The name of a verification's receipt; it tells the level, so that who looks for one reads no others.
+
+    Names made before it did end in ``-{token}``, and are still there.
+    """
+    return f"verify-{set_id}-{at:%Y%m%dT%H%M%SZ}-{level}.{token}"
+
+
 def last_read(backup_set: BackupSet, office: RecordOffice) -> dict[str, str]:
     """Say when each volume of a set was last read whole and found good, as sortable text.
 
@@ -129,5 +137,5 @@ def _record(verdict: Verdict, catalog: Catalog, office: RecordOffice, signer: Si
         "good": [check.name for check in verdict.checks if not check.problems],
         "problems": len(verdict.problems),
     }
-    run_id = f"verify-{verdict.set_id}-{now:%Y%m%dT%H%M%SZ}-{office.new_token()}"
+    run_id = receipt_name(verdict.set_id, verdict.level, now, office.new_token())
     catalog.put_receipt(run_id, json.dumps(receipt, indent=1).encode() + b"\n", signer)

@@ -13,6 +13,7 @@ import pytest
 from drtool.capabilities import Facts
 from drtool.catalog import Catalog
 from drtool.core.marker import MARKER
+from drtool.core.model import Manifest
 from drtool.errors import StoreAccessDenied
 from drtool.events import ignore
 from drtool.hosts.local import LocalRunner
@@ -20,12 +21,15 @@ from drtool.installs.omnibus import Omnibus
 from drtool.journal import new_journal
 from drtool.last_done import read_records
 from drtool.policies import LockTable, Policy
+from drtool.receipts import receipt_name
 from drtool.signing import Signer
 from drtool.status import Sources, status
 from drtool.stores import Capabilities
+from drtool.stores.faults import FaultyStore
 from drtool.stores.local import LocalStore
 from drtool.stores.memory import MemoryStore
 from drtool.stores.oss_answers import WormState
+from drtool.verify import Level
 from tests import sets
 from tests.contracts.test_keeping import Kept, lay_out
 from tests.lives import DatedStore, clock, set_id, verifier, write_receipt
@@ -235,6 +239,58 @@ def test_a_receipt_of_a_verification_that_lacks_something_proves_nothing(lacking
 
     records = read_records(catalog, verifier(), ignore)
     assert (records.digest, records.contents, records.problems) == (None, None, None)
+
+
+def test_a_contents_verification_is_found_behind_a_thousand_digests_without_reading_them() -> None:
+    catalog = Catalog(MemoryStore(), sets.INSTANCE)
+    manifest = sets.commit(catalog.store).manifest
+    at = datetime(2026, 1, 20, 3, 15, tzinfo=UTC)
+    put_verification(catalog, manifest, "contents", at)
+    for minute in range(1, 1000):  # signing takes time, and nobody is to read these
+        put_verification(catalog, manifest, "digest", at + timedelta(minutes=minute), signed=False)
+    put_verification(catalog, manifest, "digest", at + timedelta(minutes=1000))
+    counted = FaultyStore(catalog.store)
+
+    records = read_records(Catalog(counted, sets.INSTANCE), verifier(), ignore)
+
+    assert records.contents and records.contents.finished_at == at
+    assert records.digest and records.digest.finished_at == at + timedelta(minutes=1000)
+    assert len(counted.calls) < 20
+
+
+def test_a_receipt_under_the_name_of_another_level_proves_nothing() -> None:
+    catalog = Catalog(MemoryStore(), sets.INSTANCE)
+    manifest = sets.commit(catalog.store).manifest
+    at = datetime(2026, 1, 20, 3, 15, tzinfo=UTC)
+    put_verification(catalog, manifest, "digest", at, named="contents")
+    records = read_records(catalog, verifier(), ignore)
+    assert (records.digest, records.contents, records.problems) == (None, None, None)
+
+
+def test_receipts_of_before_their_names_told_the_level_count_as_they_did() -> None:
+    catalog = Catalog(MemoryStore(), sets.INSTANCE)
+    manifest = sets.commit(catalog.store).manifest
+    write_receipt(catalog, manifest, level="contents")
+    records = read_records(catalog, verifier(), ignore)
+    assert records.contents
+    assert records.contents == records.digest
+
+
+def put_verification(
+    catalog: Catalog, manifest: Manifest, level: Level, at: datetime, *, named: Level | None = None, signed: bool = True
+) -> None:
+    """Leave what a verification leaves, under the name that it is given there."""
+    run_id = receipt_name(manifest.set_id, named or level, at, "7f3a")
+    receipt = {
+        "purpose": "verify",
+        "instance": sets.INSTANCE,
+        "set_id": manifest.set_id,
+        "level": level,
+        "signature": "valid",
+        "finished_at": at.isoformat(),
+        "problems": 0,
+    }
+    catalog.put_receipt(run_id, json.dumps(receipt).encode(), sets.keys().signer if signed else None)
 
 
 def test_the_newest_receipt_counts_and_a_restore_is_no_drill(tmp_path: Path) -> None:
