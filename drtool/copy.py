@@ -47,15 +47,15 @@ def copy(backup_set: BackupSet, to: Catalog, *, clock: Clock, emit: Emit, mend: 
     and kept if it is intact. So is what the service copied by itself, where both stores are one account's: neither its
     word nor its ETags are a digest. Whatever such a copy lacks, the bytes are sent after all. Of a set that is there
     already, with this very manifest, the volumes that are missing or have another size are sent again; to ``mend`` it,
-    every volume is read there, and what is not intact is sent again. Raises SetDamaged naming the volume that is not
-    what the manifest says (the set does not become one there then), StoreAccessDenied for one that is wrong there and
-    cannot be replaced, StoreError.
+    every volume is read there, and what is not intact is sent again. Only a set whose signature was checked may mend.
+    Raises SetDamaged naming the volume that is not what the manifest says (the set does not become one there then),
+    StoreAccessDenied for one that is wrong there and cannot be replaced, ObjectExists, StoreError.
     """
     backup_set.refuse_red()
     manifest = backup_set.manifest
     commit = backup_set.catalog.read_commit(manifest.set_id)
     with phase("copy", f"Copying {manifest.set_id} to {to.store.name}", clock, emit):
-        unfit = _unfit_records(to, manifest.set_id, commit)
+        unfit = _unfit_records(to, manifest.set_id, commit, mend=mend)
         if unfit is not None:
             work = _Work(backup_set, to, _locked_until(to, manifest.set_id, clock.now()))
             return _mend(work, unfit, commit, emit, by_bytes=mend)
@@ -149,8 +149,11 @@ def _locked_until(to: Catalog, set_id: str, now: datetime) -> datetime | None:
     return until if until and until > now else None
 
 
-def _unfit_records(to: Catalog, set_id: str, commit: Mapping[str, bytes]) -> list[str] | None:
-    """What is wrong with the records of the set that is there; None if there is none. Raises ObjectExists."""
+def _unfit_records(to: Catalog, set_id: str, commit: Mapping[str, bytes], *, mend: bool) -> list[str] | None:
+    """What is wrong with the records of the set that is there; None if there is none. Raises ObjectExists.
+
+    A signature that is missing comes back; another one is replaced only to ``mend``: the one to come was checked then.
+    """
     if to.is_being_removed(set_id):
         raise ObjectExists(
             f"{set_id} is being removed from {to.store.name}", hint="Prune there first, then copy again."
@@ -158,12 +161,14 @@ def _unfit_records(to: Catalog, set_id: str, commit: Mapping[str, bytes]) -> lis
     if not to.is_committed(set_id):
         return None
     there = to.read_commit(set_id)
-    if there[MANIFEST] != commit[MANIFEST]:
+    changed = [name for name, text in commit.items() if there.get(name, text) != text]
+    if MANIFEST in changed or (changed and not mend):
         raise ObjectExists(
-            f"{to.key(set_id, MANIFEST)} in {to.store.name} is another set's, or was changed",
+            f"{to.key(set_id, changed[0])} in {to.store.name} is another set's, or was changed",
             hint="Verify both, and move the wrong one away.",
         )
-    return [f"{to.key(set_id, name)}: is missing, or another" for name in commit if there.get(name) != commit[name]]
+    missing = [f"{to.key(set_id, name)}: is missing from {to.store.name}" for name in commit if name not in there]
+    return [*missing, *(f"{to.key(set_id, name)}: is another than the one that was checked" for name in changed)]
 
 
 def _intact(copied: BackupSet, volume: Volume) -> bool:

@@ -41,7 +41,7 @@ def render_stores(found: Sequence[StoreVerdict], *, instance: str) -> bytes:
         case = ElementTree.Element("testcase", classname=f"{instance}.{each.store}", name="store")
         if each.error:
             _fail(case, str(each.error))
-        suite.insert(0, case)
+        suite.insert(len(suite.findall("properties")), case)
         suites.append(suite)
     return _text(suites)
 

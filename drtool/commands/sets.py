@@ -175,6 +175,8 @@ def copy_command(
     from drtool.report import copied_text
 
     app = call.app(instance)
+    if mend and unsigned:
+        raise click.UsageError("--mend replaces what is there: only a set whose signature holds can do that.")
     if target == (source or app.instance.store):
         raise click.UsageError(f"{target} is where the set is read from: say another one, --from or --to.")
     with app.leased(app.catalog_on(target), "a copy") as there:

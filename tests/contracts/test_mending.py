@@ -130,6 +130,19 @@ def test_a_missing_signature_comes_back(committed: sets.Committed, other: Memory
     assert [SIGNATURE in each for each in mended.wrong] == [True]
 
 
+def test_a_changed_signature_is_replaced_only_to_mend(committed: sets.Committed, other: MemoryStore) -> None:
+    """Unasked, nobody may have checked the one that would come: --unsigned."""
+    flip(other, committed.catalog.key(sets.SET_ID, SIGNATURE))
+    before = content(other)
+
+    with pytest.raises(ObjectExists, match=SIGNATURE):
+        make(committed, other)
+    assert content(other) == before
+
+    assert len(make(committed, other, mend=True).wrong) == 1
+    assert is_whole(committed, other)
+
+
 def test_a_set_with_another_manifest_is_not_mended(committed: sets.Committed) -> None:
     other = sets.commit(MemoryStore(), seed=1).catalog.store
     before = content(other)

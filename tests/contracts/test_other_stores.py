@@ -258,8 +258,12 @@ def test_a_set_that_is_gone_from_the_first_store_comes_back_from_the_copy(two: T
     assert two.drtool("verify", set_id).status == 0
 
 
-@pytest.mark.parametrize("words", [("--to", "main"), ("--from", "copy", "--to", "copy")])
-def test_a_copy_from_a_store_to_itself_is_refused(two: TwoStores, words: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    "words", [("--to", "main"), ("--from", "copy", "--to", "copy"), ("--to", "copy", "--mend", "--unsigned")]
+)
+def test_a_copy_from_a_store_to_itself_and_mending_by_what_nobody_signed_are_refused(
+    two: TwoStores, words: tuple[str, ...]
+) -> None:
     two.take()
 
     assert two.drtool("copy", "latest", *words).status == 2
