@@ -10,6 +10,8 @@ from drtool.ui import mark, size_text, table
 
 _WIDTH = 80
 _SHOWN = 5
+_LONG = 20
+_MUCH = 1 << 60
 _INDENT = " " * 8
 _GAP = {"warn": " " * 4, "bad": " " * 2}
 _HEAD = ("SET", "GITLAB", "REPOS", "STORED", "STATE")
@@ -33,9 +35,12 @@ def _cells(row: Row) -> tuple[str, ...]:
     if row.verdict == "unreadable":
         return row.set_id, "?", "?", "?", _state(row)
     doubt = "" if row.signature == "valid" else "?"
-    version = row.gitlab_version if row.gitlab_version.isprintable() else ""  # whoever forges one writes for a terminal
-    claims = (version, str(row.repositories), size_text(row.stored_size))
-    return row.set_id, *(claim + doubt for claim in claims), _state(row)
+    claims = (
+        row.gitlab_version if len(row.gitlab_version) < _LONG and row.gitlab_version.isprintable() else "",
+        str(row.repositories) if row.repositories < _MUCH else "",
+        size_text(row.stored_size) if row.stored_size < _MUCH else "",
+    )  # whoever forges a manifest writes for this terminal
+    return row.set_id, *((claim + doubt) or "?" for claim in claims), _state(row)
 
 
 def _state(row: Row) -> str:

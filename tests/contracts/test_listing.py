@@ -127,6 +127,20 @@ def test_what_an_unsigned_manifest_says_is_never_shown_as_known(
     assert "only\n        what it says of itself" in shown(catalog)
 
 
+def test_a_forged_manifest_cannot_break_the_list(catalog: Catalog) -> None:
+    manifest = catalog.read_manifest(set_id(1), None)
+    volume = dataclasses.replace(manifest.index.volumes[0], stored_size=10**400)
+    bent = dataclasses.replace(
+        manifest,
+        gitlab=dataclasses.replace(manifest.gitlab, version="18\n20260113T031500Z-0000  ok" * 9, repositories=10**90),
+        index=dataclasses.replace(manifest.index, volumes=(volume,)),
+    )
+    sets.replace(catalog.store, catalog.key(set_id(1), MANIFEST), render_manifest(bent))
+
+    assert line_of(catalog, 1).split()[1:] == ["?", "?", "?", "UNKNOWN", "SIGNER"]
+    assert shown(catalog).count("  ok") == 3
+
+
 def test_a_set_of_the_future_a_pinned_a_red_and_a_going_one_are_marked(catalog: Catalog) -> None:
     make_red(catalog, 0)
     pin(catalog, set_id(1), reason="wait", by="root", clock=clock(3))
