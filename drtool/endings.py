@@ -54,8 +54,12 @@ class Run:
         self._failed: HookFailed | None = None
         self._deliveries: list[Delivery] = []
 
-    def begin(self, app: App) -> None:
-        """Tell that it begins, without waiting, and run the hooks before it. Raises HookFailed."""
+    def begin(self, app: App, *, goes_on: bool = False) -> None:
+        """Tell that it begins, without waiting, and run the hooks before it. Raises HookFailed.
+
+        ``goes_on``: something that began before is finished or undone. Then a hook that fails is told, now and at the
+        end, and nobody is kept from it: half done is worse than done without the hook.
+        """
         if self._app:
             return
         self._app = app
@@ -64,7 +68,13 @@ class Run:
         if self.command == WATCHED:
             self._deliveries += ping(app.instance.notify, "start", bulletin.body)
         hint = f"Nothing was done. Mend the hook, or take it out of {app.path}."
-        self._run(app, f"before-{self.command}", hint)
+        try:
+            self._run(app, f"before-{self.command}", hint)
+        except HookFailed as problem:
+            if not goes_on:
+                raise
+            app.emit(Noticed("hook-failed", str(problem), f"The {self.command} had begun before, and goes on without."))
+            self._failed = HookFailed(str(problem), hint="All else was done, and nothing undone. Mend the hook.")
 
     def listening(self, emit: Emit) -> Emit:
         """The same, which also runs the hooks of the phases that it hears of. Raises HookFailed before one."""

@@ -1,6 +1,7 @@
 """Commands of the operator's own, before and after a run.
 
-A hook that is to run before keeps the run from beginning when it fails. One that runs after cannot undo what is done:
+A hook that is to run before keeps the run from beginning when it fails; but one that began earlier, and is now taken up
+or undone, goes on, and ends with HookFailed (``endings``). One that runs after cannot undo what is done:
 it makes the run end with HookFailed, which says that the rest was well. One for a failure changes nothing of it.
 """
 

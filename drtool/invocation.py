@@ -60,10 +60,10 @@ class Call:
             self.begin()
         return self._app
 
-    def begin(self) -> None:
-        """Tell others that the work begins now. Raises HookFailed."""
+    def begin(self, *, goes_on: bool = False) -> None:
+        """Tell others that the work begins now. Raises HookFailed, but not where it ``goes_on``; see ``Run.begin``."""
         if self.run and self._app:
-            self.run.begin(self._app)
+            self.run.begin(self._app, goes_on=goes_on)
 
     def withdraw(self) -> None:
         """Tell nobody: nothing was begun, because somebody at the terminal said no."""

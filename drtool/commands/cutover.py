@@ -89,7 +89,7 @@ def _cut_over(call: Call, order: Order, bench: Bench, given: dict[str, Any]) -> 
     call.ui.say(text)
     if not given["yes"] and not call.ui.confirm("Cut over now?"):
         _nobody_agreed(call)
-    call.begin()
+    call.begin(goes_on=run.resumed or order.undo)
     outcome = carry_out(run, place)
     outage = bench.watch.longest_outage
     call.ui.result({"outage_seconds": outage, "outcome": outcome}, outcome_text(outcome, place.address.name, outage))

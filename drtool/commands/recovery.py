@@ -74,7 +74,8 @@ def _restore(call: Call, app: App, runner: Runner, set_id: str, resume: str | No
     key = app.host_key(opened, files, signature_checked=not unsigned) if given["via"] == "signed-url" else None
     place = app.restore_place(opened, runner, key)
     prepared = prepare(request, place)
-    if _agreed(call, prepared.plan, plan_text(prepared, opened.manifest), "Restore now?", given):
+    text = plan_text(prepared, opened.manifest)
+    if _agreed(call, prepared.plan, text, "Restore now?", given, goes_on=prepared.resumed):
         outcome = carry_out(prepared, request, place)
         call.ui.result(outcome, restored_text(outcome, prepared, opened.manifest))
 
@@ -89,13 +90,13 @@ def _undo(call: Call, app: App, runner: Runner, run_id: str, given: dict[str, An
     store = given["store"] or restored.store  # only its manifest is read: what comes back lies on the host
     place = app.restore_place(app.open_set(restored.set_id, store=store, unsigned=given["unsigned"]), runner)
     prepared = prepare_undo(restored, request, place)
-    if _agreed(call, prepared.plan, undo_text(prepared, run_id), "Bring it back now?", given):
+    if _agreed(call, prepared.plan, undo_text(prepared, run_id), "Bring it back now?", given, goes_on=True):
         outcome = carry_out(prepared, request, place)
         forget(restored, place)
         call.ui.result(outcome, undone_text(outcome, run_id))
 
 
-def _agreed(call: Call, plan: Plan, text: str, question: str, given: dict[str, Any]) -> bool:
+def _agreed(call: Call, plan: Plan, text: str, question: str, given: dict[str, Any], *, goes_on: bool) -> bool:
     """Show a plan; tell whether to go on. Ends the program when somebody says no."""
     from drtool.errors import DrtoolError
 
@@ -104,7 +105,7 @@ def _agreed(call: Call, plan: Plan, text: str, question: str, given: dict[str, A
         return False
     call.ui.say(text)
     if given["yes"] or call.ui.confirm(question):
-        call.begin()
+        call.begin(goes_on=goes_on)
         return True
     call.withdraw()
     call.ui.error(

@@ -16,8 +16,8 @@ from drtool.clock import SystemClock
 from drtool.core.cutover import HostSeen, Observed, State
 from drtool.cutover_checks import Reach, examine
 from drtool.cutover_place import Order, Run
-from drtool.errors import AddressError
-from drtool.journal import Journal
+from drtool.errors import AddressError, HookFailed
+from drtool.journal import Journal, new_journal
 from tests.address_servers.aliyun import AliyunServer, aliyun_server
 from tests.address_servers.aws import aws
 from tests.address_servers.digitalocean import digitalocean
@@ -133,6 +133,25 @@ def test_a_dry_run_shows_every_step_and_does_none(desk: Desk) -> None:
     assert (shown["from"], shown["to"], shown["seen"]["holder"]) == ("old", "new", "old")
     assert snapshot(desk.host.root) == before
     assert desk.cutover("--to", "new", "--dry-run", "--no-count").stdout.count("\n") > 6
+
+
+def test_a_hook_that_fails_keeps_a_cutover_from_beginning_and_nobody_from_taking_it_back(desk: Desk) -> None:
+    desk.both_here()
+    hook = '[[instance.hooks]]\nwhen = "before-cutover"\ncommand = ["false"]\n[store.main]'
+    desk.config.write_text(desk.config.read_text().replace("[store.main]", hook))
+    ran = refused(desk, "--to", "new", "--yes", "--no-count")
+    assert ran.status == HookFailed.exit_status
+    assert not list((desk.base / "state").glob("runs/*"))
+
+    journal = new_journal(desk.base / "state", "cutover-20260113T031500Z-7f3a")
+    began = {"at": "2026-01-13T03:15:00+00:00", "by": "a test"}
+    journal.append("cutover", address="public", old="old", new="new", **began)
+    journal.append("wanted", back=False, why="", asked=True, at=began["at"])
+    ran = desk.cutover("--undo", "--yes", "--no-count")
+
+    assert Journal(journal.path).find("ended")
+    assert ran.stderr.count("the hook before-cutover (false) ended with status 1") == 2  # at once, and at the end
+    assert ran.status == HookFailed.exit_status
 
 
 def test_an_address_held_by_somebody_else_is_refused(desk: Desk) -> None:

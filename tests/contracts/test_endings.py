@@ -233,6 +233,31 @@ def test_a_restore_begins_for_others_when_somebody_agreed(desk: Desk) -> None:
     assert sorted(desk.told) == ["/ping/log", "/ping/log", "failure", "info", "info", "success"]
 
 
+@pytest.mark.parametrize("back", [False, True])
+def test_a_hook_that_fails_keeps_nobody_from_finishing_or_undoing_a_restore_that_began(desk: Desk, back: bool) -> None:
+    assert desk.run("backup").status == 0
+    desk.hook("before-restore", "sh", "-c", f"! test -e {desk.base}/stop")
+    desk.hook("after-restore", "touch", str(desk.base / "ended"))
+    agreed = ("--to", "local", "--yes", "--yes-replace", os.uname().nodename)
+    words = ("restore", "latest", "--no-count", "-i", f"{desk.base}/dr/identity.txt", *agreed)
+    assert not back or desk.run(*words).status == 0  # only of what there was there is something to bring back
+    known = set((desk.base / "state/runs").glob("restore-*.jsonl"))
+    control = desk.base / "host/opt/gitlab/bin/gitlab-ctl"
+    kept = control.read_text()
+    control.write_text("#!/bin/sh\nexit 1\n")
+    assert desk.run(*words).status not in (0, HookFailed.exit_status)
+    control.write_text(kept)
+    (run_id,) = (path.stem for path in set((desk.base / "state/runs").glob("restore-*.jsonl")) - known)
+    (desk.base / "ended").unlink(missing_ok=True)
+    (desk.base / "stop").touch()
+    ran = desk.run("restore", "--undo", run_id, *agreed) if back else desk.run(*words)
+    assert ran.stderr.count("the hook before-restore (sh) ended with status 1") == 2  # at once, and at the end
+    assert ran.status == HookFailed.exit_status
+    assert not [name for name in os.listdir(desk.base / "host/var/opt/gitlab/backups") if name.startswith(".drtool-")]
+    assert (desk.base / "host/restored").exists()
+    assert (desk.base / "ended").exists()
+
+
 # -- services that fail ----------------------------------------------------------------------------------------------
 
 
