@@ -221,7 +221,7 @@ class App:
             yield self.catalog_on(store) if store else self.catalog
         except (StoreError, SetMissing, SetDamaged) as problem:
             if store is None and self.instance.copies:
-                problem.hint = f"{problem.hint} A copy is read with --store {self.store_names[1]}.".strip()
+                problem.hint = f"{problem.hint} (Or read a copy: --store {self.store_names[1]}.)".strip()
             raise
 
     def resolve(self, text: str, catalog: Catalog) -> str:

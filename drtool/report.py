@@ -137,7 +137,7 @@ def copied_text(copied: Copied) -> str:
 
 def _was_there_text(copied: Copied) -> str:
     """Claim no more than was looked at."""
-    looked = "all of it read" if copied.looked_at == "bytes" else "each volume there at its size; --mend reads them too"
+    looked = "all of it read" if copied.looked_at == "bytes" else "each volume at its size (--mend reads them too)"
     if not copied.wrong:
         return f"{copied.set_id} is in {copied.store} already, {looked}; nothing had to be sent"
     within = f"{copied.by_store} volumes by the store itself, read back; " if copied.by_store else ""
