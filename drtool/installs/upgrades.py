@@ -42,7 +42,7 @@ show() {
   tr '\n\0' ' \n' <"/proc/$1/cmdline" 2>/dev/null | sed 's/^/ /'
 }
 for path; do
-  inode=$(stat -L -c %i -- "$path" 2>/dev/null) || continue
+  [ -e "$path" ] && inode=$(stat -L -c %i -- "$path") || continue
   while read -r _ kind _ access pid place _; do
     case "$kind $access ${place##*:}" in "POSIX WRITE $inode") show "$pid" "$path";; esac
   done </proc/locks
@@ -55,7 +55,8 @@ done
 pid=$$
 while [ "${pid:-0}" -gt 1 ]; do
   printf '^ %s\n' "$pid"
-  pid=$(sed -n 's/^PPid:[[:space:]]*//p' "/proc/$pid/status")
+  while read -r name parent _; do [ "$name" = PPid: ] && break; done <"/proc/$pid/status"
+  pid=$parent
 done
 """
 
