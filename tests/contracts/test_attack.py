@@ -56,7 +56,7 @@ def plain(s3_http: S3Server, front: Front) -> S3Store:
     return s3_http.store(bucket=bucket, endpoint=front.endpoint, prefix="dr")
 
 
-def _place(store: S3Store) -> Place:
+def place_of(store: S3Store) -> Place:
     return Place(Catalog(store, "gitlab"), S3Arms(store), "have less", _Now(), ignore, lambda: "0a1b")
 
 
@@ -74,7 +74,7 @@ def _by_name(outcome: Outcome) -> dict[str, Tried]:
 def test_attack_on_what_refuses_everything_finds_nothing_and_saw_every_refusal(locked: S3Store, front: Front) -> None:
     front.denied = dict(RULES)
 
-    outcome = attack(_place(locked))
+    outcome = attack(place_of(locked))
 
     verdicts = {each.name: (each.verdict, each.seen) for each in outcome.tried if each.verdict != "refused"}
     assert not [name for name, (verdict, _) in verdicts.items() if verdict == "allowed"], verdicts
@@ -91,7 +91,7 @@ def test_attack_on_what_refuses_everything_finds_nothing_and_saw_every_refusal(l
 def test_attack_finds_each_single_thing_that_is_allowed(name: str, locked: S3Store, front: Front) -> None:
     front.denied = {each: rule for each, rule in RULES.items() if each != name}
 
-    outcome = attack(_place(locked))
+    outcome = attack(place_of(locked))
 
     assert [each.name for each in outcome.allowed] == [name], outcome.tried
     (found,) = outcome.allowed
@@ -103,7 +103,7 @@ def test_attack_finds_each_single_thing_that_is_allowed(name: str, locked: S3Sto
 def test_attack_finds_what_a_plain_bucket_lets_go(name: str, plain: S3Store, front: Front) -> None:
     front.denied = {each: rule for each, rule in RULES.items() if each != name}
 
-    outcome = attack(_place(plain))
+    outcome = attack(place_of(plain))
 
     assert [each.name for each in outcome.allowed] == [name], outcome.tried
     assert _by_name(outcome)["delete a version"].seen == "not tried: the bucket keeps no versions"
@@ -111,7 +111,7 @@ def test_attack_finds_what_a_plain_bucket_lets_go(name: str, plain: S3Store, fro
 
 
 def test_attack_that_may_do_anything_still_cannot_break_a_lock_and_loses_no_version(locked: S3Store) -> None:
-    found = _by_name(attack(_place(locked)))
+    found = _by_name(attack(place_of(locked)))
 
     assert found["delete a version"].verdict == "refused"
     assert found["overwrite"].verdict == "harmless"
@@ -125,7 +125,7 @@ def test_attack_takes_no_refusal_to_look_for_a_refusal_to_harm(plain: S3Store, f
     front.denied = {
         "look": lambda asked: asked.method in ("GET", "HEAD") and asked.again and asked.path.endswith("/delete")
     }
-    assert _by_name(attack(_place(plain)))["delete"].verdict != "refused"
+    assert _by_name(attack(place_of(plain)))["delete"].verdict != "refused"
 
 
 def test_attack_leaves_every_setting_byte_by_byte_as_it_was(locked: S3Store, front: Front) -> None:
@@ -154,7 +154,7 @@ def test_attack_leaves_every_setting_byte_by_byte_as_it_was(locked: S3Store, fro
         )
 
     before = settings()
-    outcome = attack(_place(locked))
+    outcome = attack(place_of(locked))
 
     assert settings() == before
     assert {"change lifecycle", "change bucket policy", "drop versioning"} <= {each.name for each in outcome.allowed}
@@ -166,7 +166,7 @@ def test_attack_touches_scratch_objects_alone_and_removes_them(plain: S3Store, f
     plain.put("gitlab/sets/kept", __import__("io").BytesIO(b"a backup"))
     front.passed.clear()
 
-    outcome = attack(_place(plain))
+    outcome = attack(place_of(plain))
 
     assert [info.key for info in plain.list("")] == ["gitlab/sets/kept"]
     assert outcome.left == ()
@@ -176,7 +176,7 @@ def test_attack_touches_scratch_objects_alone_and_removes_them(plain: S3Store, f
 
 def test_attack_names_what_it_may_not_remove(plain: S3Store, front: Front) -> None:
     front.denied = dict(RULES)
-    outcome = attack(_place(plain))
+    outcome = attack(place_of(plain))
     assert outcome.left
     assert all("/drtool-attack-" in key for key in outcome.left)
 
@@ -184,13 +184,13 @@ def test_attack_names_what_it_may_not_remove(plain: S3Store, front: Front) -> No
 def test_attack_that_may_put_nothing_proves_nothing_and_says_so(plain: S3Store, front: Front) -> None:
     front.denied = {"put": lambda asked: asked.method == "PUT"}
     with pytest.raises(StoreAccessDenied):
-        attack(_place(plain))
+        attack(place_of(plain))
 
 
 def test_attack_that_cannot_read_a_setting_leaves_it_alone(locked: S3Store, front: Front) -> None:
     front.denied = {"read": lambda asked: asked.method == "GET" and bool(asked.query & {"lifecycle", "versioning"})}
 
-    found = _by_name(attack(_place(locked)))
+    found = _by_name(attack(place_of(locked)))
 
     for name in ("change lifecycle", "drop versioning"):
         assert found[name].verdict == "unseen"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,13 +17,29 @@ from typing import Any
 import pytest
 
 from drtool.app import load, open_store
+from drtool.attack import attack
 from drtool.config_stores import SpacesStoreTable
 from drtool.deep import Report, try_out
 from drtool.errors import StoreError
 from drtool.events import ignore
 from drtool.stores.conformance import CHECKS, Check, ContractBroken, NotApplicable, Subject, forward_only, noise
+from drtool.stores.s3 import S3Store
+from tests.contracts.test_attack import place_of
+from tests.contracts.test_lease import (
+    Opened,
+    holding,
+    test_lease_lets_one_of_two_processes_write_at_a_time,
+    test_lease_of_a_killed_process_ends_by_itself,
+)
 from tests.integration.rgw import Rgw
+from tests.s3_policy import RULES, front_of
 from tests.servers import ACCESS_KEY_ID, BUCKET, SECRET_ACCESS_KEY, S3Server
+
+__all__ = [  # of the lease's contract, asked of this server too: see ``opened``
+    "holding",
+    "test_lease_lets_one_of_two_processes_write_at_a_time",
+    "test_lease_of_a_killed_process_ends_by_itself",
+]
 
 pytestmark = pytest.mark.engine("docker")
 
@@ -182,3 +199,39 @@ def test_a_deep_check_finds_a_lock_that_is_not_kept(rgw: Rgw, locked_bucket: str
     assert [row.name for row in report.capabilities if row.verdict == "bad"] == ["lock"]
     assert "asked to be locked GOVERNANCE" in str(report.errors[0])
     assert _rows(_deep(tmp_path, rgw.http, **declared))["lock"][1] == "note"
+
+
+@pytest.fixture
+def opened(rgw: Rgw) -> Opened:
+    return Opened("s3", f"{rgw.http.endpoint}/{uuid.uuid4().hex[:8]}", conditional_put=False)
+
+
+ALWAYS = {"delete", "change lifecycle", "change bucket policy", "open to the public", "change default encryption"}
+OF_PLAIN = {*ALWAYS, "overwrite", "write for another instance"}
+OF_LOCKED = {*ALWAYS, "write for another instance", "drop versioning", "shorten retention", "bypass retention"}
+
+
+@pytest.mark.parametrize(("lock", "harm"), [(False, OF_PLAIN), (True, OF_LOCKED)], ids=["plain", "locked"])
+def test_an_attack_finds_all_that_the_owner_of_the_bucket_may_do(rgw: Rgw, lock: bool, harm: set[str]) -> None:
+    outcome = attack(place_of(_attacked(rgw, rgw.http.endpoint, lock=lock)))
+    assert {each.name for each in outcome.allowed} == harm
+    seen = {each.name: each.verdict for each in outcome.tried}
+    assert (seen["delete a version"], seen["overwrite"]) == (("refused", "harmless") if lock else ("unseen", "allowed"))
+    assert outcome.left == ()
+
+
+def test_an_attack_that_is_refused_everything_finds_nothing(rgw: Rgw) -> None:
+    with front_of(rgw.http.port) as front:
+        front.denied = dict(RULES)
+        outcome = attack(place_of(_attacked(rgw, front.endpoint, lock=True)))
+    assert outcome.allowed == ()
+    assert {each.name for each in outcome.tried if each.verdict == "refused"} >= {*OF_PLAIN, *OF_LOCKED}
+
+
+def _attacked(rgw: Rgw, endpoint: str, *, lock: bool) -> S3Store:
+    """A fresh bucket, as a thief with the owner's keys sees it through this endpoint."""
+    bucket = f"attacked-{uuid.uuid4().hex[:12]}"
+    rgw.http.store().client.create_bucket(Bucket=bucket, ObjectLockEnabledForBucket=lock)
+    if not lock:
+        return rgw.http.store(bucket=bucket, endpoint=endpoint, prefix="dr")
+    return rgw.http.store(bucket=bucket, endpoint=endpoint, prefix="dr", object_lock="governance", versioned=True)
