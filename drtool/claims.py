@@ -6,17 +6,24 @@ import io
 import json
 import re
 import secrets
+from collections import defaultdict
+from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from drtool.catalog import Catalog
 from drtool.clock import Clock
-from drtool.errors import ObjectExists, ObjectMissing, SetDamaged, StoreAccessDenied
+from drtool.errors import ObjectExists, ObjectMissing, SetDamaged, StoreAccessDenied, StoreError
 from drtool.events import Emit
+from drtool.stores import ObjectInfo
 
 _FORMAT = 1
 _NAME = re.compile(r"((\d{12,40})(?:\.[0-9a-f]{8})?)(?:-(alive|released)(?:-\d+)?)?\Z", re.ASCII)
 _PROBE = "probe"
+_EXTRA_PROBE = re.compile(rf"{_PROBE}-[0-9a-f]{{8}}\Z", re.ASCII)
+_KEPT = 8  # tokens: the greatest, which says who holds it, and some to see who did
+_KEPT_FOR = timedelta(days=7)
+_AT_ONCE = 500  # keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +103,40 @@ class Desk:
             return self.put(_PROBE, b"")
         except (StoreAccessDenied, ObjectExists):
             return self.put(f"{_PROBE}-{secrets.token_hex(4)}", b"")
+
+
+def tidy(catalog: Catalog, *, kept: int = _KEPT, kept_for: timedelta = _KEPT_FOR) -> None:
+    """Delete what claims left behind that were released or died long ago, and old probes. Raises nothing.
+
+    The greatest token and the last few always stay, and so does what nobody here knows; what the store refuses to
+    delete stays too. ``kept_for`` goes by the store's clock: by the newest object in the folder, which is the one of
+    whoever holds the lease and tidies.
+    """
+    with suppress(StoreError):
+        keys = sorted(_outlived(catalog, kept, kept_for))
+        for start in range(0, len(keys), _AT_ONCE):
+            with suppress(StoreAccessDenied):
+                catalog.store.delete(keys[start : start + _AT_ONCE])
+
+
+def _outlived(catalog: Catalog, kept: int, kept_for: timedelta) -> set[str]:
+    claims: dict[tuple[int, str], list[ObjectInfo]] = defaultdict(list)
+    probes, newest = [], datetime.min.replace(tzinfo=UTC)
+    for info in catalog.store.list(catalog.lease_folder):
+        newest = max(newest, info.modified_at)
+        name = info.key.removeprefix(catalog.lease_folder)
+        if match := _NAME.match(name):
+            claims[int(match[2]), match[1]].append(info)
+        elif _EXTRA_PROBE.match(name):
+            probes.append([info])
+    last = sorted({token for token, _ in claims})[-max(1, kept) :]
+    old = [objects for (token, _), objects in claims.items() if token not in last] + probes
+    return {
+        info.key
+        for objects in old
+        if all(newest - each.modified_at >= kept_for for each in objects)
+        for info in objects
+    }
 
 
 def render(**fields: object) -> bytes:

@@ -6,9 +6,14 @@ Below ``<instance>/lease/`` each holder has a number of its own, the token, one 
     000000000042-alive      written over and over while the holder works: its heartbeat
     000000000042-released   the holder ended
 
-The greatest token is the holder, unless it is released or dead. Nobody ever deletes or replaces what another wrote, so
-a host may hold leases that may not delete; where not even one's own heartbeat may be replaced (a retention policy) each
+The greatest token is the holder, unless it is released or dead. No holder deletes or replaces what another wrote, so a
+host may hold leases that may not delete; where not even one's own heartbeat may be replaced (a retention policy) each
 beat has a name of its own (``-alive-1``, …).
+
+*Tidying.* A prune, which may delete, removes what claims left behind (``claims.tidy``): those far below the greatest
+token, and without a sign for days. The greatest always stays, for it alone says who holds the lease and which token is
+next. So a number may become free again, and one who looked before all that and claims only now can get it: therefore
+everybody looks once more after claiming, and who sees a greater token gives way.
 
 *Taking it.* Where a put can be conditional, the next token is claimed by creating it: there is one winner. Where it
 cannot (Spaces, versioned buckets of OSS), each writes a claim with a name of its own (``000000000042.9f3c01aa``), waits
@@ -250,7 +255,10 @@ def _claim(desk: Desk, holder: Holder, known: list[Claim]) -> Lease | None:
         if {claim.name for claim in desk.claims()} - {claim.name for claim in known} - {name}:
             lease.release()
             return None
-    return None if lease.is_lost else lease
+    with suppress(LeaseLost):
+        lease.check_now()  # who slept since it looked may have claimed a number that others had, and tidied away
+        return lease
+    return None
 
 
 @contextmanager

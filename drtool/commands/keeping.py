@@ -44,6 +44,7 @@ def prune(call: Call, dry_run: bool, instance: str | None) -> None:
 
 def _prune_all(app: App, *, dry_run: bool) -> list[Pruned]:
     """The instance's own store first: a copy loses nothing while that one does not answer."""
+    from drtool.claims import tidy
     from drtool.policies import Policy
     from drtool.prune import prune as remove
 
@@ -61,6 +62,8 @@ def _prune_all(app: App, *, dry_run: bool) -> list[Pruned]:
                 others=app.witnesses(name),
                 dry_run=dry_run,
             )
+            if not dry_run:
+                tidy(catalog)
         pruned.append(done)
     return pruned
 

@@ -10,6 +10,7 @@ from datetime import timedelta
 import pytest
 
 from drtool import lease
+from drtool.catalog import Catalog
 from drtool.claims import Claim, Desk
 from tests.lease_model import TERMS, Choice, Process, Violation, World
 
@@ -115,6 +116,27 @@ def test_lease_of_a_dead_holder_is_taken_over_without_anybody(kind: str) -> None
         assert world.now < 25 * 60
 
 
+@pytest.mark.parametrize("kind", WORLDS)
+def test_lease_is_held_once_by_three_while_they_tidy(kind: str) -> None:
+    """All but the greatest token go, at once: an old hand that wakes up finds the number of its claim free again."""
+    for seed in range(300):
+        random.seed(seed)
+        _tidying(WORLDS[kind](), 3).run(_chance(seed, calm=(0.6, 0.8, 0.97)[seed % 3]))
+
+
+@pytest.mark.parametrize("kind", WORLDS)
+def test_lease_is_held_once_whatever_two_things_go_wrong_while_one_tidies(kind: str) -> None:
+    ran = sum(_all(lambda: _tidying(WORLDS[kind](), 2), deviations=2, kinds=("go", "kill"), most=10))
+    assert ran > 50
+
+
+@pytest.mark.parametrize("kind", WORLDS)
+def test_lease_that_was_claimed_late_with_a_number_that_was_tidied_is_not_held(kind: str) -> None:
+    world = WORLDS[kind]()
+    world.run(_sleeping_before_its_claim(_tidying(world, 3)))
+    assert [number for number, _ in world.passes] == [1, 1, 2, 2, 0, 0]
+
+
 # The checker is fed what is broken
 
 
@@ -174,13 +196,56 @@ def test_holder_that_overslept_its_own_heartbeat_writes_no_more() -> None:
     assert [number for number, _ in world.passes] == [0, 1, 1]
 
 
+def test_model_finds_who_believes_in_a_claim_without_looking_at_later_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease.Lease, "check_now", lambda held: held.check())
+    with pytest.raises(Violation):
+        world = World()
+        world.run(_sleeping_before_its_claim(_tidying(world, 3)))
+
+
+def test_model_finds_who_tidies_the_greatest_token_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    def everything(catalog: Catalog, **_: object) -> None:
+        catalog.store.delete([info.key for info in catalog.store.list(catalog.lease_folder)])
+
+    monkeypatch.setattr("tests.lease_model.tidy", everything)
+    assert _finds(lambda: _tidying(World(), 3))
+
+
+def _tidying(world: World, count: int) -> World:
+    """Others have been here before, and everybody tidies."""
+    for token in range(1, 4):
+        for name in (f"{token:012d}", f"{token:012d}-released"):
+            world.objects[f"gitlab/lease/{name}"] = b"", world.store_time()
+    for number in range(count):
+        Process(world, skew=HOURS[number % 3], tidies=True)
+    return world
+
+
+def _sleeping_before_its_claim(world: World) -> Callable[[list[Choice]], Choice]:
+    """The first looks, and claims only when the second has come and gone, and the third is at work."""
+
+    def schedule(options: list[Choice]) -> Choice:
+        going = [what for kind, what in options if kind == "go"]
+        first, second, _ = world.processes
+        wanted = 0
+        if first.steps >= 2 and not second.over:
+            wanted = 1
+        elif first.steps == 2 and (len(world.passes) < 3 or "gitlab/lease/000000000004" in world.objects):
+            wanted = 2
+        if wanted not in going and first.steps == 2:
+            return ("pass", 1)
+        return ("go", wanted if wanted in going else going[0])
+
+    return schedule
+
+
 def _overslept() -> World:
     return _settled(World(), 2)
 
 
 def _oversleeping() -> Callable[[list[Choice]], Choice]:
     """The first writes, and stops just before its heartbeat for as long as the second needs to take over."""
-    steps = iter([*[("go", 0)] * 4, ("pass", 16 * 60), *[("go", 1)] * 7])
+    steps = iter([*[("go", 0)] * 5, ("pass", 16 * 60), *[("go", 1)] * 8])
 
     def schedule(options: list[Choice]) -> Choice:
         wanted = next(steps, None)
