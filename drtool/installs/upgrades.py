@@ -89,9 +89,7 @@ def parse_upgrades(output: bytes, install: Omnibus) -> tuple[str, ...]:
 
 def _told(install: Omnibus, seen: list[tuple[int, str, list[str]]]) -> Iterator[str]:
     for pid, why, words in seen:
-        if not words:
-            continue  # it ended meanwhile
-        if why != "gitlab":
+        if why != "gitlab":  # without words it may have ended, or be hidden from us: the next look tells
             yield f"a package manager is at work: {_shown(words)} (process {pid})"
         elif replaces := _replacing(install, words):
             yield f"{replaces} is at work (process {pid})"
