@@ -33,9 +33,15 @@ _DISPLAYED: Final = 60
 
 # $0 is the root, the rest are files that are locked. Every process found is a line "= number why" and its words, one a
 # line, a blank before each; every process above this one is a line "^ number". The kernel shows a host the processes of
-# its containers too: another root directory tells them. Where that may not be read they count as the host's.
+# its containers too: another root directory tells them, or, where that may not be read, process numbers of their own.
 _LOOK = r"""
-here() { [ ! -e "/proc/$1/root/." ] || [ "/proc/$1/root" -ef / ]; }
+here() {
+  if [ -e "/proc/$1/root/." ]; then [ "/proc/$1/root" -ef / ]; return; fi
+  while read -r name _ inner; do
+    if [ "$name" = NSpid: ] && [ -n "$inner" ]; then return 1; fi
+  done 2>/dev/null <"/proc/$1/status"
+  return 0
+}
 show() {
   here "$1" || return 0
   printf '= %s %s\n' "$1" "$2"

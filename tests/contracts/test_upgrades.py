@@ -18,6 +18,7 @@ from drtool.check_host import check_packages
 from drtool.errors import Busy, HostUnfit, VersionMismatch
 from drtool.events import Waiting
 from drtool.hosts.local import LocalRunner
+from drtool.installs.upgrades import look_for_upgrades, parse_upgrades
 from drtool.stores.faults import Crash, FaultyStore
 from drtool.stores.memory import MemoryStore
 from drtool.survey import at_work
@@ -68,6 +69,19 @@ def test_who_only_reads_the_package_database_is_not_waited_for(host: ToyHost) ->
 def test_a_process_with_another_root_directory_is_a_containers_and_not_the_hosts(host: ToyHost) -> None:
     with _held(host.root / LOCKS[0], "away"):
         assert at_work(LocalRunner(), host.install) == ""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes a process that others may not look into")
+def test_a_containers_process_is_told_from_the_hosts_also_by_who_may_not_look_into_it(host: ToyHost) -> None:
+    """So it is in a unit without CAP_SYS_PTRACE: another root directory cannot be seen, other process numbers can."""
+    look = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--", *look_for_upgrades(host.install).argv]
+    apart = ["unshare", "--pid", "--fork"]
+    if subprocess.run([*apart, "true"], capture_output=True).returncode:
+        pytest.skip("no process numbers of their own here")
+    for words, seen in (((), 1), (apart, 0)):
+        with _gitlab_ctl(host, "reconfigure", *words):
+            shown = subprocess.run(look, check=True, capture_output=True).stdout
+            assert len(parse_upgrades(shown, host.install)) == seen
 
 
 def test_a_reconfigure_is_seen_and_a_tail_is_not(host: ToyHost) -> None:
@@ -242,12 +256,14 @@ def _held(lock: Path, *how: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @contextmanager
-def _gitlab_ctl(host: ToyHost, word: str) -> Iterator[subprocess.Popen[bytes]]:
+def _gitlab_ctl(host: ToyHost, word: str, *by: str) -> Iterator[subprocess.Popen[bytes]]:
     """What `gitlab-ctl` leaves in the list of processes for as long as it is at work."""
     program = host.root / "opt/gitlab/embedded/bin/omnibus-ctl"
     program.parent.mkdir(exist_ok=True)
     program.write_text("echo begun\nread -r word\n")
-    with _process(["/bin/sh", str(program), "gitlab", "/opt/gitlab/embedded/service/omnibus-ctl*", word]) as process:
+    with _process(
+        [*by, "/bin/sh", str(program), "gitlab", "/opt/gitlab/embedded/service/omnibus-ctl*", word]
+    ) as process:
         assert process.stdout
         assert process.stdout.readline() == b"begun\n"
         yield process
