@@ -4,8 +4,9 @@ While they are at it, GitLab's files, its VERSION and its database's schema need
 
 A package manager at work is known by the lock that dpkg, apt, rpm, and what is built upon them, hold for as long as
 they change anything: an idle packagekitd, a waiting unattended-upgrade-shutdown, dpkg-query, `apt-get update` and an
-editor with a file named apt hold none. gitlab-ctl has no such lock, and is known by its words. (Sources: apt 2.6, dpkg
-1.21, rpm 4.18; the package's gitlab-ctl, which stays while Ruby's omnibus-ctl works below it.)
+editor with a file named apt hold none. gitlab-ctl has no such lock, and is known by its words. drtool's own units are
+shown no other process (ProtectProc=): there an upgrade is seen, and a reconfigure by itself is not. (Sources: apt 2.6,
+dpkg 1.21, rpm 4.18; the package's gitlab-ctl, which stays while Ruby's omnibus-ctl works below it.)
 """
 
 from __future__ import annotations
@@ -95,8 +96,8 @@ def parse_upgrades(output: bytes, install: Omnibus) -> tuple[str, ...]:
 
 def _told(install: Omnibus, seen: list[tuple[int, str, list[str]]]) -> Iterator[str]:
     for pid, why, words in seen:
-        if why != "gitlab":  # without words it may have ended, or be hidden from us: the next look tells
-            yield f"a package manager is at work: {_shown(words)} (process {pid})"
+        if why != "gitlab":
+            yield f"a package manager is at work{_shown(words)} (process {pid})"
         elif replaces := _replacing(install, words):
             yield f"{replaces} is at work (process {pid})"
 
@@ -113,11 +114,14 @@ def _replacing(install: Omnibus, words: list[str]) -> str:
 
 
 def _shown(words: list[str]) -> str:
-    """The program, and no more: what it was told can be long, or nobody's business."""
+    """The program after a colon, and no more: what it was told can be long, or nobody's business.
+
+    Nothing where its words are hidden from us, or it ended meanwhile, which the next look tells.
+    """
     names = [PurePosixPath(word).name for word in words[:2] if not word.startswith("-")]
     if len(names) == 2 and re.fullmatch(r"python[0-9.]*|perl|sh|bash", names[0]):
         del names[0]  # what it runs says more
-    return names[0][:_DISPLAYED] if names else "?"
+    return f": {names[0][:_DISPLAYED]}" if names else ""
 
 
 def list_unfinished(install: Omnibus) -> Command:

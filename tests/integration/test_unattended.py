@@ -83,6 +83,19 @@ def test_what_runs_by_itself_works_in_its_sandbox(left_alone: Host) -> None:
     assert one.exec("drtool", "install-timer", "--prometheus", "/srv/metrics/drtool.prom")[1].count("unchanged") == 9
 
 
+def test_a_backup_in_its_sandbox_waits_for_who_upgrades_gitlab(left_alone: Host) -> None:
+    one = left_alone
+    holding = 'import fcntl,time; lock = open("/var/lib/dpkg/lock-frontend", "w"); fcntl.lockf(lock, fcntl.LOCK_EX); '
+    one.check("systemd-run", "--unit=upgrade", "python3", "-c", f"{holding}time.sleep(3600)")
+    wait_for(one, lambda: "POSIX" in one.exec("cat", "/proc/locks")[1])
+    one.check("systemctl", "start", "--no-block", "drtool-backup.service")
+    said = "a package manager is at work"  # the unit's sandbox hides whose lock it is, and must not hide the lock
+    wait_for(one, lambda: said in one.exec("journalctl", "--no-pager", "-u", "drtool-backup.service")[1])
+    assert json.loads(one.check("drtool", "list", "--json").splitlines()[-1])["sets"] == []
+    one.check("systemctl", "stop", "upgrade")
+    wait_for(one, lambda: any("message" in line and "success" in line for line in told(one)))
+
+
 def test_a_killed_backup_is_told_by_systemd(left_alone: Host) -> None:
     one = left_alone
     hook = '[[instance.hooks]]\nwhen = "before-backup"\ncommand = ["sleep", "60"]'
