@@ -255,10 +255,14 @@ def _claim(desk: Desk, holder: Holder, known: list[Claim]) -> Lease | None:
         if {claim.name for claim in desk.claims()} - {claim.name for claim in known} - {name}:
             lease.release()
             return None
-    with suppress(LeaseLost):
+    try:
         lease.check_now()  # who slept since it looked may have claimed a number that others had, and tidied away
-        return lease
-    return None
+    except LeaseLost:
+        return None
+    except StoreError:
+        lease.release()  # else the others wait for one who never began
+        raise
+    return lease
 
 
 @contextmanager

@@ -203,6 +203,14 @@ def test_lease_writes_three_objects_and_deletes_none(tmp_path: Path) -> None:
         assert json.loads(body.read())["purpose"] == "a backup"
 
 
+def test_lease_of_one_who_cannot_look_after_its_claim_is_released(tmp_path: Path) -> None:
+    store = FaultyStore(MemoryStore())
+    store.fail_at(2, "before", StoreTransient("gone"), method="list")
+    with pytest.raises(StoreTransient):
+        _leased(store, tmp_path / "state")
+    _leased(store, tmp_path / "another-host")  # without waiting
+
+
 def test_lease_that_cannot_be_released_fails_no_work(tmp_path: Path) -> None:
     store = FaultyStore(MemoryStore())
     store.fail_at(2, "before", StoreTransient("gone"), method="put")
