@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -32,6 +32,11 @@ ENOUGH: tuple[When, ...] = ("during", "after")
 """For crashes in order: dying before a call leaves what dying after the call before it left."""
 
 
+def worth_dying_in(calls: Sequence[Call], when: When) -> list[int]:
+    """The numbers of these calls, but for those in which dying ``when`` leaves what another place leaves, too."""
+    return [nth for nth, call in enumerate(calls, 1) if when == "after" or call.has_middle]
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """One command that reached the FaultyRunner."""
@@ -42,6 +47,11 @@ class Call:
     @property
     def program(self) -> str:
         return PurePath(self.command.argv[0]).name
+
+    @property
+    def has_middle(self) -> bool:
+        """Whether dying during it leaves something else than dying before it; see ``FaultyRunner.fail_at``."""
+        return self.method != "run" or self.program == "rm"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +96,7 @@ class FaultyRunner:
     def run(self, command: Command, *, stdin: bytes = b"") -> bytes:
         fault = self._enter("run", command)
         if fault and fault.when == "during":
-            if PurePath(command.argv[0]).name == "rm":
+            if self.calls[-1].has_middle:
                 self.inner.run(_half(command))
             raise self._raised(fault)
         try:

@@ -22,7 +22,7 @@ from drtool.journal import Journal, new_journal
 from drtool.stores.faults import Crash, FaultyStore
 from drtool.stores.memory import MemoryStore
 from drtool.verify import verify
-from tests.runners import ENOUGH, WHENS, FaultyRunner, JournalFault, When
+from tests.runners import ENOUGH, WHENS, FaultyRunner, JournalFault, When, worth_dying_in
 from tests.toyhost import INSTANCE, LOOSE, Bench, make_bench, read_members
 
 
@@ -77,7 +77,7 @@ def trial(tmp_path: Path) -> Trial:
     return Trial(tmp_path / "bench")
 
 
-@pytest.mark.parametrize("when", WHENS)
+@pytest.mark.parametrize("when", ENOUGH)
 def test_backup_that_dies_at_any_store_call_converges(trial: Trial, when: When) -> None:
     for nth in itertools.count(1):
         store = FaultyStore(trial.bench.store)
@@ -92,14 +92,19 @@ def test_backup_that_dies_at_any_store_call_converges(trial: Trial, when: When) 
 
 @pytest.mark.parametrize("when", ENOUGH)
 def test_backup_that_dies_at_any_command_converges(trial: Trial, when: When) -> None:
-    for nth in itertools.count(1):
+    undisturbed = FaultyRunner(LocalRunner())
+    trial.bench.back_up(runner=undisturbed)
+    moments = worth_dying_in(undisturbed.calls, when)
+    for nth in moments:
         runner = FaultyRunner(LocalRunner())
         runner.fail_at(nth, when, Crash())
-        if not _dies(partial(trial.bench.back_up, runner=runner)):
-            break
+        assert _dies(partial(trial.bench.back_up, runner=runner))
         deletes_only_loose_members(trial.bench, runner, FaultyStore(trial.bench.store))
         trial.converges()
-    assert nth > 12
+    assert len(moments) > (12 if when == "after" else 4)
+    again = FaultyRunner(LocalRunner())
+    trial.bench.back_up(runner=again)
+    assert [call.program for call in again.calls] == [call.program for call in undisturbed.calls]
 
 
 @pytest.mark.parametrize("when", ENOUGH)
@@ -113,11 +118,14 @@ def test_backup_that_dies_at_any_line_of_its_journal_converges(trial: Trial, whe
     assert nth > 7
 
 
-@pytest.mark.parametrize("error", [StoreFull("the store is full"), StoreTransient("the line is dead")], ids=repr)
 @pytest.mark.parametrize("when", WHENS)
-def test_backup_says_what_the_store_said_and_converges(trial: Trial, when: When, error: DrtoolError) -> None:
+def test_backup_says_what_the_store_said_and_converges(trial: Trial, when: When) -> None:
+    """One error that is tried again, and one that is not: in turn, beginning with either at some ``when``."""
+    errors = itertools.cycle([StoreFull("the store is full"), StoreTransient("the line is dead")])
+    if when == "during":
+        next(errors)
     for nth in itertools.count(1):
-        store = FaultyStore(trial.bench.store)
+        error, store = next(errors), FaultyStore(trial.bench.store)
         store.fail_at(nth, when, error)
         try:
             outcome = trial.bench.back_up(store=store)

@@ -35,7 +35,7 @@ from tests.toyhost import read_members
 pytestmark = [pytest.mark.engine("postgresql"), pytest.mark.slow]
 
 VERSION = "18.9.1-ee"
-KILLS = 15  # per lane
+KILLS = 8  # per lane
 LANES = (1, 2)  # seeds; two, because the tests' host has two processors at least
 DRTOOL = Path(sys.executable).with_name("drtool")
 

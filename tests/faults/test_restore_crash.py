@@ -20,7 +20,7 @@ from drtool.hosts.local import LocalRunner
 from drtool.journal import Journal, journals
 from drtool.stores.faults import Crash, FaultyStore
 from drtool.stores.memory import MemoryStore
-from tests.runners import ENOUGH, FaultyRunner, JournalFault, When
+from tests.runners import ENOUGH, FaultyRunner, JournalFault, When, worth_dying_in
 from tests.toyhost import LOOSE, Bench, ToyHost, make_bench
 
 HOSTNAME = platform.node()
@@ -138,18 +138,20 @@ def test_restore_that_dies_at_any_store_call_converges(onto_data: Trial, when: W
 @pytest.mark.parametrize("when", ENOUGH)
 def test_restore_that_dies_at_any_command_converges(onto_data: Trial, when: When) -> None:
     """Every second time the host starts anew in between, with all its services up."""
-    trial = onto_data
-    for nth in itertools.count(1):
+    trial, undisturbed = onto_data, FaultyRunner(LocalRunner())
+    trial.anew()
+    trial.restore(runner=undisturbed)
+    moments = worth_dying_in(undisturbed.calls, when)
+    for number, nth in enumerate(moments):
         trial.anew()
         runner = FaultyRunner(LocalRunner())
         runner.fail_at(nth, when, Crash())
-        if not _dies(partial(trial.restore, runner=runner)):
-            break
+        assert _dies(partial(trial.restore, runner=runner))
         deletes_only_what_it_may(trial.host, runner, FaultyStore(trial.bench.store))
-        if nth % 2:
+        if number % 2:
             trial.host.reboot()
         trial.converges()
-    assert nth > 30
+    assert len(moments) > (30 if when == "after" else 5)
 
 
 @pytest.mark.parametrize("when", ENOUGH)
