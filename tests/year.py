@@ -18,7 +18,7 @@ from typing import cast
 from drtool import backup, restore
 from drtool.capabilities import Facts
 from drtool.catalog import BackupSet, Catalog
-from drtool.claims import Desk, Terms
+from drtool.claims import Desk, Terms, tidy
 from drtool.copy import copy
 from drtool.core.command import Command
 from drtool.core.model import time_of
@@ -223,7 +223,7 @@ class Year:
     def prune(self, bucket: Bucket) -> Pruned:
         assert self.policy.lock
         with self._leased(self.catalog(bucket), "a prune") as catalog:
-            return prune(
+            pruned = prune(
                 catalog,
                 self.policy.retention.as_retention(),
                 verifier=self.verifier,
@@ -231,6 +231,8 @@ class Year:
                 emit=self.events.append,
                 locked_for=self.policy.lock.duration,
             )
+            tidy(catalog)
+            return pruned
 
     def status(self, machine: Machine | None = None) -> Seen:
         """What ``status`` says on the watcher, or on the machine named; told in every way it is told."""

@@ -524,12 +524,15 @@ def _put_right(life: Life, trouble: Trouble, night: int) -> Seen:
 
 
 def _prune(life: Life) -> None:
-    """Prune both, and see that nothing went but what was planned and a manifest names (I9), never below the floor."""
+    """Prune both, and see that nothing went but what was planned and a manifest names (I9), never below the floor.
+
+    What leases leave behind is tidied too, and nobody's backup.
+    """
     year = life.year
     for bucket in (year.main, year.second):
-        before, was = set(bucket.keys("")), year.restorable(bucket)
+        before, was = _kept(bucket), year.restorable(bucket)
         pruned = _attempt(lambda bucket=bucket: year.prune(bucket))  # type: ignore[misc]  # bound early
-        gone = before - set(bucket.keys(""))
+        gone = before - _kept(bucket)
         removals = pruned.plan.removals if isinstance(pruned, Pruned) else ()
         planned = {key for each in removals for key in (*each.volumes, *each.records)}
         assert gone <= planned
@@ -540,6 +543,10 @@ def _prune(life: Life) -> None:
         removed = {each.set_id for each in removals}
         assert was - left <= removed
         assert len(left) >= min(POLICY.retention.minimum, len(was))
+
+
+def _kept(bucket: Bucket) -> set[str]:
+    return {key for key in bucket.keys("") if not key.startswith(f"{INSTANCE}/lease/")}
 
 
 def _attempt(what: Callable[[], object]) -> object:
