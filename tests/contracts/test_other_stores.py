@@ -23,6 +23,7 @@ from drtool.errors import (
 )
 from drtool.hosts import Runner
 from drtool.hosts.local import LocalRunner
+from drtool.initialise import initialise
 from drtool.journal import journals
 from drtool.restore import Outcome, Place, Request, carry_out, prepare
 from drtool.restore_plan import Wanted
@@ -31,6 +32,7 @@ from drtool.stores.faults import Crash
 from drtool.stores.memory import MemoryStore
 from drtool.undo import find_restore
 from tests import sets
+from tests.playground import drtool
 from tests.runners import FaultyRunner
 from tests.toyhost import INSTANCE, ToyHost, make_bench
 from tests.two_stores import TwoStores, flip, lay_out, some_volume
@@ -293,6 +295,38 @@ def test_a_restore_goes_on_from_the_store_that_it_was_begun_from_and_no_other(tm
         assert "--store copy" in refused.value.hint and "--anew" in refused.value.hint
     assert find_restore(bench.state, journal.run_id).store == "copy"  # so its undoing looks there too
     assert restore_from("copy", LocalRunner()).run_id == journal.run_id
+
+
+def test_a_restore_from_a_copy_needs_no_first_store_and_leaves_its_receipt_there(tmp_path: Path) -> None:
+    """By the command, from a backup that it took and copied."""
+    lost, fresh = ToyHost(tmp_path / "lost"), ToyHost(tmp_path / "fresh")
+    main, second = tmp_path / "main", tmp_path / "second"
+    main.mkdir()
+    second.mkdir()
+    made = initialise(
+        tmp_path / "dr", LocalRunner(), instance="gitlab", host="toy", store=main, state=tmp_path / "state",
+        prefix=lost.root,
+    )  # fmt: skip
+    before, _, after = made.config.read_text().partition("[store.main]")
+    copies = '[[instance.copies]]\nstore = "second"\n\n'
+    more = f'\n[store.second]\nkind = "local"\npath = "{second}"\n'
+    made.config.write_text(f"{before}{copies}[store.main]{after}{more}")
+    assert drtool("backup", "-c", made.config).status == 0
+    shutil.rmtree(main)
+    made.config.write_text(made.config.read_text().replace(str(lost.root), str(fresh.root)))
+    identity = ("-i", tmp_path / "dr/identity.txt")
+    words = ("restore", "latest", "--to", "local", "--no-count", "--yes", "--yes-replace", platform.node(), *identity)
+
+    refused = drtool(*words, "-c", made.config)
+    assert (refused.status, fresh.restored.exists()) == (BucketMissing.exit_status, False)
+    assert "--store second" in refused.stderr
+    ran = drtool(*words, "--store", "second", "-c", made.config)
+
+    assert ran.status == 0, ran.stderr
+    dump = lost.root / "canned/db/database.sql.gz"
+    assert [path.read_bytes() for path in fresh.restored.rglob(dump.name)] == [dump.read_bytes()]
+    assert [path.suffix for path in second.rglob("receipts/restore-*.sig")] == [".sig"]
+    assert not main.exists()
 
 
 # -- retention -------------------------------------------------------------------------------------------------------
