@@ -101,8 +101,8 @@ def check_packages(install: Omnibus, runner: Runner) -> Seen:
     """Raise HostUnfit if dpkg did not finish GitLab's package: rpm keeps no such state, other hosts have no dpkg."""
     try:
         listed = runner.run(list_unfinished(install))
-    except CommandFailed:  # also where dpkg knows none of GitLab's packages
-        listed = b""
+    except CommandFailed:  # so does dpkg where it knows none of GitLab's packages
+        return "not told by dpkg: it is not here, or knows none of GitLab's packages", ""
     if unfinished := parse_unfinished(listed):
         raise HostUnfit(
             f"an upgrade did not end: {', '.join(unfinished)}",

@@ -71,6 +71,7 @@ def test_a_process_with_another_root_directory_is_a_containers_and_not_the_hosts
         assert at_work(LocalRunner(), host.install) == ""
 
 
+@pytest.mark.engine
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root makes a process that others may not look into")
 def test_a_containers_process_is_told_from_the_hosts_also_by_who_may_not_look_into_it(host: ToyHost) -> None:
     """So it is in a unit without CAP_SYS_PTRACE: another root directory cannot be seen, other process numbers can."""
@@ -193,7 +194,7 @@ def test_a_real_dpkg_is_waited_for_and_what_a_dead_one_leaves_is_told(bench: Ben
     host, gate = bench.host, tmp_path / "gate"
     os.mkfifo(gate)
     package = _package(tmp_path, f"#!/bin/sh\necho at work >'{gate}'\nexec sleep 600 <&-\n")
-    assert check_packages(host.install, LocalRunner()) == ("no package of GitLab's is half installed", "")
+    assert check_packages(host.install, LocalRunner())[0].startswith("not told by dpkg")
     with _process(_dpkg(host, "--install", str(package))) as dpkg:
         assert gate.read_text() == "at work\n"
         seen = at_work(LocalRunner(), host.install)
@@ -203,6 +204,19 @@ def test_a_real_dpkg_is_waited_for_and_what_a_dead_one_leaves_is_told(bench: Ben
     with pytest.raises(HostUnfit, match=r"gitlab-ee 18\.9\.1-ee\.0 is half-") as caught:
         check_packages(host.install, LocalRunner())
     assert "--configure" in caught.value.hint
+
+
+@pytest.mark.engine
+def test_a_package_that_is_installed_is_told_as_one_only_where_dpkg_says_so(bench: Bench) -> None:
+    if shutil.which("dpkg-query") is None:
+        pytest.skip("no dpkg here")
+    _dpkg(bench.host)
+    status = bench.host.root / "var/lib/dpkg/status"
+    status.write_text(
+        "Package: gitlab-ee\nStatus: install ok installed\nVersion: 18.9.1-ee.0\nArchitecture: all\n"
+        "Maintainer: Nobody <nobody@example.com>\nDescription: a test\n\n"
+    )
+    assert check_packages(bench.host.install, LocalRunner()) == ("no package of GitLab's is half installed", "")
 
 
 def _package(folder: Path, postinst: str) -> Path:
